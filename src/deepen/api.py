@@ -1,0 +1,322 @@
+"""What a command does, as one call: train, evaluate, predict."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepen.data.loader import Batches
+from deepen.data.preprocess import PictureError, open_picture
+from deepen.data.sources import PictureSet, Split, SplitName, open_source
+from deepen.deployment.predictor import Prediction, Predictor, find_pictures
+from deepen.errors import InputError
+from deepen.evaluation.metrics import Scores, score
+from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
+from deepen.files import write_whole
+from deepen.report.page import write_report
+from deepen.training.environment import write_environment
+from deepen.training.loop import fit
+from deepen.training.parts import Parts, assemble, num_workers
+from deepen.training.plan import new_plan, old_plan
+from deepen.training.progress import Reporter, Silent
+from deepen.training.run import Run
+from deepen.weights import load_weights, save_weights
+
+MISTAKES_SHOWN = 24
+MISTAKE_PX = 96
+
+
+class Trained(NamedTuple):
+    """A finished run: its folder, the split that it is reported on, and the scores there."""
+
+    run: Path
+    split: str
+    scores: Scores
+
+
+def train(
+    data: str | None = None,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    changes: dict[str, Any] | None = None,
+    output: str | Path | None = None,
+    resume: str | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    exclude: Collection[str] = (),
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> Trained:
+    """Train a network, score it on pictures that it has not seen, and write the report.
+
+    Args:
+        data: a folder of pictures or the name of a data set; may be left out with `resume`.
+        model: of `list_models()` or `package.module:factory`; chosen by the data when left out.
+        recipe: a name or a YAML file; chosen by model and data when left out.
+        changes: of the recipe, {"optimizer.lr": 0.1} say.
+        output: the run folder; must be new or empty. Default: runs/<data>-<model>-<number>.
+        resume: a run folder, or "auto" for the newest run of this data and model.
+        data_dir: where named data sets lie.
+        download: whether a named data set may be fetched.
+        exclude: pictures to leave out, relative to the folder.
+        workers: processes that decode; the result does not depend on it.
+        device: "cpu", "cuda", "mps"; the fastest there is when left out.
+        reporter: shown what happens.
+        command: kept in environment.json.
+
+    Raises:
+        DeepenError: whatever can be said in one line; see its subclasses.
+    """
+    reporter = reporter or Silent()
+    began, where = time.time(), pick_device(device)
+    run = _run_to_resume(resume, data, model, output, reporter)
+    if run is None:
+        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        run = Run.create(
+            None if output is None else Path(output), f"{Path(plan.data).name}-{plan.model}"
+        )
+        run.write_recipe(plan.recipe)
+        run.write_json("data.json", plan.about())
+    else:
+        plan = old_plan(run, data, model, recipe, changes, data_dir)
+    parts = assemble(plan, where, workers)
+    write_environment(run, where, began, command)
+    reporter.message(f"run {run.path}")
+    state = fit(parts.job(run), reporter, resume=resume is not None)
+    trained = _test(run, parts, state.best_epoch)
+    write_environment(run, where, began, command, seconds=time.time() - began)
+    write_report(run.path)
+    return trained
+
+
+def evaluate(
+    weights: str | Path,
+    data: str | None = None,
+    *,
+    split: str | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    model: str | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+    device: str | None = None,
+) -> Scores:
+    """Score a weights file on labelled pictures, with one crop each.
+
+    Args:
+        weights: a file of `train`'s.
+        data: a folder or a data set; by default the one that it was trained on.
+        split: "train", "val", "test" or "all"; by default the test split, else the validation one.
+        data_dir: where named data sets lie.
+        download: whether a named data set may be fetched.
+        model: needed for a user's own `package.module:factory`.
+        batch_size: does not change the result.
+        workers: processes that decode.
+        device: "cpu", "cuda", "mps".
+
+    Raises:
+        InputError: weights and data do not go together.
+    """
+    where = pick_device(device)
+    loaded = load_weights(weights, model=model)
+    data = data or loaded.card.data
+    source = open_source(
+        data, data_dir=None if data_dir is None else Path(data_dir), download=download
+    )
+    names = _splits(source, split)
+    place = _label_map(source.classes, loaded.card.classes, weights)
+    network = loaded.model.to(where)
+    found: list[Predictions] = []
+    for name in names:
+        batches = Batches(
+            source.splits[name],
+            loaded.card.preprocessing,
+            batch_size=batch_size,
+            workers=num_workers(workers, source.splits[name]),
+            mean_image=loaded.mean_image,
+            device=where,
+        )
+        found.append(predict_logits(network, batches.epoch(0), device=where))
+    labels = torch.cat([place[p.labels] for p in found])
+    return score(
+        torch.cat([p.logits for p in found]),
+        labels,
+        loaded.card.classes,
+        temperature=loaded.card.temperature,
+        num_skipped=sum(len(p.bad) for p in found),
+        protocol=describe_one_crop(
+            loaded.card.preprocessing,
+            data=data,
+            split="+".join(names),
+            num_samples=len(labels),
+        ),
+    )
+
+
+def predict(
+    weights: str | Path,
+    paths: Iterable[str | Path],
+    *,
+    top_k: int = 5,
+    batch_size: int = 32,
+    device: str | None = None,
+    model: str | None = None,
+) -> Iterator[Prediction | PictureError]:
+    """Predict pictures; folders are gone through as they are read.
+
+    A picture that cannot be decoded comes back as its `PictureError`, in its place.
+
+    Raises:
+        InputError: the weights cannot be loaded.
+    """
+    predictor = Predictor(weights, device=str(pick_device(device)), model=model)
+    return predictor(find_pictures(paths), top_k=top_k, batch_size=batch_size)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, or the fastest there is.
+
+    Raises:
+        InputError: torch cannot use it here.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        have = ["cpu"]
+        have += ["cuda"] if torch.cuda.is_available() else []
+        have += ["mps"] if torch.backends.mps.is_available() else []
+        raise InputError(
+            f"--device {name}: not to be had here; there is {', '.join(have)}"
+        ) from error
+    return device
+
+
+def _run_to_resume(
+    resume: str | None,
+    data: str | None,
+    model: str | None,
+    output: str | Path | None,
+    reporter: Reporter,
+) -> Run | None:
+    if resume is None:
+        return None
+    if resume != "auto":
+        return Run.open(Path(resume))
+    if output is not None:
+        folder = Path(output)
+        run = Run(folder) if (folder / "data.json").is_file() else None
+    else:
+        run = Run.newest(Path("runs"), data, model)
+    reporter.message(
+        "--resume auto: no such run yet, a new one" if run is None else f"resuming {run.path}"
+    )
+    return run
+
+
+def _test(run: Run, parts: Parts, best_epoch: int) -> Trained:
+    """Score the chosen weights on the test split (the validation split where there is none)."""
+    source, chosen = parts.plan.source, run.path / "best.safetensors"
+    split = _splits(source, None)[0]
+    loaded = load_weights(chosen, model=parts.plan.model)
+    parts.network.load_state_dict(loaded.model.state_dict())
+    found = predict_logits(
+        parts.network, parts.batches(split).epoch(0), device=parts.device, amp=parts.plan.recipe.amp
+    )
+    protocol = parts.protocol(split, len(found.labels))
+    scores = score(
+        found.logits,
+        found.labels,
+        source.classes,
+        temperature=parts.plan.recipe.loss.temperature,
+        protocol=protocol,
+        num_skipped=len(found.bad),
+    )
+    numbers = {"top1": scores.top1, "loss": scores.loss}
+    card = loaded.card.model_copy(update={"protocol": protocol, "score": numbers})
+    save_weights(chosen, parts.network, card, parts.mean_image)
+    tensors = {"logits": found.logits, "labels": found.labels, "indices": found.indices}
+    write_whole(run.path / "predictions.safetensors", safetensors.torch.save(tensors))
+    run.write_json("mistakes.json", _mistakes(found, source, split, card.temperature))
+    words = _choice_in_words(best_epoch, split)
+    run.write_json("scores.json", {"split": split, "choice": words, "scores": scores.model_dump()})
+    return Trained(run.path, split, scores)
+
+
+def _choice_in_words(best_epoch: int, split: str) -> str:
+    if best_epoch == 0:
+        return f"no picture was held out: the weights of the last epoch, reported on {split}"
+    chosen = f"epoch {best_epoch} was chosen on the validation pictures"
+    if split == "val":
+        return f"{chosen}, and is reported on the same ones for want of a test split: optimistic"
+    return f"{chosen} and is reported on the test pictures, which nothing was chosen on"
+
+
+def _mistakes(
+    found: Predictions, source: PictureSet, split: SplitName, temperature: float
+) -> list[dict[str, Any]]:
+    """The most confident mistakes, each with a small PNG."""
+    shares = (found.logits.double() / temperature).softmax(1)
+    confidence, predicted = shares.max(1)
+    wrong = (predicted != found.labels).nonzero().flatten()
+    order = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES_SHOWN]
+    pictures = source.splits[split]
+    return [
+        {
+            "index": (index := int(found.indices[i])),
+            "key": pictures.key(index),
+            "true": source.classes[int(found.labels[i])],
+            "predicted": source.classes[int(predicted[i])],
+            "confidence": confidence[i].item(),
+            "png": _small_png(pictures, index),
+        }
+        for i in order.tolist()
+    ]
+
+
+def _small_png(pictures: Split, index: int) -> str:
+    """At most MISTAKE_PX a side, base64."""
+    if pictures.files is not None:
+        image = open_picture(pictures.files[index])
+    else:
+        assert pictures.images is not None
+        array = pictures.images[index]
+        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else np.asarray(array))
+    image.thumbnail((MISTAKE_PX, MISTAKE_PX))
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def _splits(source: PictureSet, split: str | None) -> list[SplitName]:
+    if split == "all":
+        return list(source.splits)
+    if split is None:
+        return ["test" if "test" in source.splits else "val" if "val" in source.splits else "train"]
+    if split not in source.splits:
+        raise InputError(f"--split {split}: {source.name} has {', '.join(source.splits)} and all")
+    return [split]
+
+
+def _label_map(have: tuple[str, ...], card: tuple[str, ...], weights: str | Path) -> Tensor:
+    """From the label of a class in the data to its place in the logits, by name."""
+    if strange := [name for name in have if name not in card]:
+        raise InputError(f"{weights}: knows no class {strange[0]!r}; it has {', '.join(card[:20])}")
+    return torch.tensor([card.index(name) for name in have])

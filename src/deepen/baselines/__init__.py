@@ -1,0 +1,1 @@
+"""The shallow relatives that networks are measured against."""

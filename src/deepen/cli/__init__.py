@@ -1,0 +1,69 @@
+"""The command line: one verb, one file; a verb parses, calls and prints."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from deepen import __version__
+from deepen.cli import demo, doctor, evaluate, models, predict, report, train
+from deepen.cli.console import complain
+from deepen.errors import DeepenError
+
+# typer keeps click to itself; what stands above its BadParameter is click's UsageError.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="deepen",
+    help="Image recognition from LeNet to ResNet and past it.",
+    epilog="Example: deepen train PHOTOS   (a folder with a folder of pictures for each class)",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for verb in (train, evaluate, predict, doctor, models, report, demo):
+    name = verb.__name__.rpartition(".")[2]
+    app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"deepen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def deepen(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Image recognition from LeNet to ResNet and past it."""
+
+
+def main() -> None:
+    """Run a command; exits 0 done, 1 failed, 2 words or data off, 75 preempted, 130 Ctrl-C."""
+    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]  # wherever it is written
+    try:
+        status = app(args=arguments, prog_name="deepen", standalone_mode=False)
+    except DeepenError as error:
+        if debug:
+            raise
+        complain(str(error))
+        status = error.exit_status
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "deepen"
+        complain(f"{error.format_message()} See: {where} --help", name=where)  # type: ignore[attr-defined]
+        status = 2
+    except (KeyboardInterrupt, typer.Abort):
+        complain("stopped by Ctrl-C")
+        status = 130
+    except BrokenPipeError:  # `deepen predict ... | head`
+        sys.stderr.close()
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,50 @@
+"""deepen demo: two networks against two shallow classifiers, on scikit-learn's digits."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepen.cli.console import err, out
+
+if TYPE_CHECKING:
+    from deepen.demo import Demonstration
+
+EXAMPLE = "Example: deepen demo --output runs/demo"
+
+
+def demo(
+    output: Annotated[
+        Path | None, typer.Option(help="Where the run folders go; default runs/demo-DATE.")
+    ] = None,
+) -> None:
+    """Train LeNet-5 and a residual network on handwritten digits; needs no data and no network."""
+    from deepen.demo import demonstrate  # imports torch
+    from deepen.training.progress import Bars
+
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    _print(demonstrate(output or Path("runs") / f"demo-{stamp}", Bars(err)))
+
+
+def _print(shown: Demonstration) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "", "test error %", "seeds", box=None, title="899 test digits, same split for all"
+    )
+    for entry in shown.entries:
+        spread = "" if entry.spread is None else f" ± {entry.spread:.2f}"
+        table.add_row(entry.name, f"{entry.error_percent:.2f}{spread}", str(len(entry.runs) or ""))
+    out.print(table)
+    for found, digit in shown.predictions:
+        out.print(f"{found}" if not hasattr(found, "top") else _line(found, digit), highlight=False)
+    out.print(f"\nreport  {shown.weights.parent / 'report.html'}", highlight=False)
+    out.print("next    deepen train PHOTOS     (a folder with a folder of pictures for each class)")
+
+
+def _line(found: object, digit: str) -> str:
+    words = "  ".join(f"{name} {share:.1%}" for name, share in found.top)  # type: ignore[attr-defined]
+    return f"{found.path}: {words}   (true: {digit})"  # type: ignore[attr-defined]

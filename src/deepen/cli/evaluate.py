@@ -1,0 +1,88 @@
+"""deepen evaluate: what a weights file is worth on labelled pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepen.cli.console import out, print_csv, print_json
+
+if TYPE_CHECKING:
+    from deepen.evaluation.metrics import Scores
+
+EXAMPLE = "Example: deepen evaluate runs/PHOTOS-resnet20-1/best.safetensors PHOTOS --split val"
+
+
+def evaluate(
+    weights: Annotated[Path, typer.Argument(help="A weights file of `deepen train`.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(help="Labelled pictures; by default those that it was trained on."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all; by default test, else val.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")
+    ] = 128,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=0, help="Decoding processes.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where named data sets lie.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a named data set that is not there.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Needed for package.module:factory of your own.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the classes as CSV.")] = False,
+) -> None:
+    """Score a weights file: top-1, top-5, loss, each class, confusion, calibration."""
+    from deepen import api  # imports torch
+
+    scores = api.evaluate(
+        weights,
+        data,
+        split=split,
+        data_dir=data_dir,
+        download=download,
+        model=model,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+    )
+    if as_json:
+        print_json(scores.model_dump())
+    elif as_csv:
+        header = ("class", "precision", "recall", "f1", "support")
+        print_csv(header, ([*c.model_dump().values()] for c in scores.per_class))
+    else:
+        _print(scores)
+
+
+def _print(scores: Scores) -> None:
+    from rich.table import Table
+
+    out.print(scores.protocol, highlight=False)
+    if scores.num_skipped:
+        out.print(f"{scores.num_skipped} pictures could not be decoded and were left out")
+    top5 = "" if scores.top5 is None else f"  top-5 error {100 - 100 * scores.top5:.2f}%"
+    out.print(
+        f"top-1 error {100 - 100 * scores.top1:.2f}%{top5}  loss {scores.loss:.4f}  "
+        f"calibration error {100 * scores.calibration_error:.2f}%"
+    )
+    table = Table("class", "precision", "recall", "F1", "pictures", box=None)
+    for row in scores.per_class:
+        shares = ["-" if v is None else f"{v:.3f}" for v in (row.precision, row.recall, row.f1)]
+        table.add_row(row.name, *shares, str(row.support))
+    out.print(table)
+    if len(scores.confusion) <= 20:
+        names = [row.name for row in scores.per_class]
+        counts = Table("true \\ predicted", *names, box=None)
+        for name, cells in zip(names, scores.confusion, strict=True):
+            counts.add_row(name, *map(str, cells))
+        out.print(counts)

@@ -1,0 +1,260 @@
+"""Random changes to training pictures, as the papers make them, from given uniform numbers.
+
+Nothing here draws: the caller hands in `draws` uniforms for each sample (`deepen.data.randomness`),
+so the same numbers give the same pictures, one at a time or in batches.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from typing import Annotated, Literal
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepen.data.preprocess import Preprocessing
+from deepen.errors import InputError
+
+_TRIES = 10  # random_resized looks this often for a box that fits, as torchvision does
+_CROP_DRAWS = {"none": 0, "pad": 2, "scale": 3, "random_resized": 2 * _TRIES + 2}
+_LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
+_ORDERS = tuple(permutations(range(3)))  # of brightness, contrast, saturation
+
+# Principal components of ImageNet's RGB values on the 0..1 scale: eigenvalues, and eigenvectors in
+# columns, from fb.resnet.torch's datasets/imagenet.lua (AlexNet's paper prints none).
+_EIGENVALUES = (0.2175, 0.0188, 0.0045)
+_EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Augmentation(BaseModel):
+    """What happens to a training picture, in this order: crop, flip, jitter, lighting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    crop: Literal["none", "pad", "random_resized", "scale"] = "none"
+    """`pad`: a border of `pad_px` black pixels, then a window of the old size anywhere in it (He et
+    al. 2015, section 4.2). `scale`: the shorter side to a random length within `scale_px`, then a
+    window anywhere (Simonyan & Zisserman 2014, section 3.1). `random_resized`: a window of random
+    area and aspect, resized (Szegedy et al. 2014, section 6)."""
+    pad_px: PositiveInt = 4
+    scale_px: tuple[PositiveInt, PositiveInt] | None = None
+    """Least and greatest shorter side, both possible; He et al. 2015 take [256, 480]."""
+    area: tuple[Share, Share] = (0.08, 1.0)
+    """Of `random_resized`: the window's share of the picture."""
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    """Of `random_resized`: the window's width over its height, uniform in the logarithm."""
+    flip: bool = False
+    """Left and right changed over, half of the time."""
+    jitter: float = Field(0.0, ge=0)
+    """Brightness, contrast and saturation, each by a factor of 1 - jitter to 1 + jitter, in random
+    order (Howard 2013, section 2.2; the order as in fb.resnet.torch, which has 0.4)."""
+    lighting: float = Field(0.0, ge=0)
+    """Standard deviation of a shift along the principal components of ImageNet's colours
+    (Krizhevsky et al. 2012, section 4.1, which has 0.1)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Augmentation:
+        if (self.crop == "scale") != (self.scale_px is not None):
+            raise ValueError("scale_px goes with crop: scale, and only with it")
+        for name in ("scale_px", "area", "ratio"):
+            bounds = getattr(self, name)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"{name} must rise")
+        return self
+
+    @property
+    def draws(self) -> int:
+        """How many uniforms one sample takes."""
+        return sum(self._parts)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether pictures are needed as they were before fitting, one by one."""
+        return self.crop in ("scale", "random_resized")
+
+    def check(self, preprocessing: Preprocessing) -> None:
+        """Refuse what cannot be done to pictures of this kind.
+
+        Raises:
+            InputError: the scale is smaller than the crop, or lighting is asked for in grey.
+        """
+        if self.scale_px is not None and self.scale_px[0] < max(preprocessing.crop_px):
+            raise InputError(
+                f"augment.scale_px: {self.scale_px[0]} px is less than the crop, "
+                f"{preprocessing.crop_px[0]}x{preprocessing.crop_px[1]}"
+            )
+        if self.lighting and preprocessing.channels != 3:
+            raise InputError("augment.lighting needs colour pictures")
+
+    @property
+    def _parts(self) -> tuple[int, int, int, int]:
+        """Uniforms for crop, flip, jitter and lighting."""
+        lighting = 3 if self.lighting else 0
+        return _CROP_DRAWS[self.crop], int(self.flip), 4 if self.jitter else 0, lighting
+
+
+def pad_images(augmentation: Augmentation, images: Tensor) -> Tensor:
+    """Put the border round uint8 (N, H, W, C) that `augment_batch` crops from, if it does."""
+    border = augmentation.pad_px if augmentation.crop == "pad" else 0
+    return F.pad(images, (0, 0, border, border, border, border)) if border else images
+
+
+def augment_batch(augmentation: Augmentation, images: Tensor, indices: Tensor, u: Tensor) -> Tensor:
+    """Pick pictures out of a whole data set and augment them.
+
+    Args:
+        augmentation: one that does not resize.
+        images: uint8 (N, H, W, C) from `pad_images`, contiguous.
+        indices: int64 (B,), which of them.
+        u: uniforms (B, draws) of those samples.
+
+    Returns:
+        uint8 (B, H, W, C), without the border.
+    """
+    crop, flip, jitter, lighting = u.split(augmentation._parts, dim=1)
+    if augmentation.crop == "pad":
+        batch = _windows(images, indices, crop, 2 * augmentation.pad_px)
+    else:
+        batch = images.index_select(0, indices)
+    return _change(augmentation, batch, flip, jitter, lighting)
+
+
+def augment_picture(
+    augmentation: Augmentation, image: Image.Image, preprocessing: Preprocessing, u: Tensor
+) -> Tensor:
+    """Fit one picture and augment it: uint8 (H, W, C), from uniforms (draws,).
+
+    Raises:
+        PictureError: it has a size that `preprocessing` does not take.
+    """
+    if not augmentation.resizes:
+        pixels = pad_images(augmentation, torch.from_numpy(preprocessing.fit(image))[None])
+        return augment_batch(augmentation, pixels, torch.zeros(1, dtype=torch.int64), u[None])[0]
+    crop, flip, jitter, lighting = u[None].split(augmentation._parts, dim=1)
+    if augmentation.crop == "scale":
+        window = _scaled_window(augmentation, image, preprocessing.crop_px, crop[0].tolist())
+    else:
+        left, top, right, bottom = resized_box(augmentation, image.size, crop[0].tolist())
+        height, width = preprocessing.crop_px
+        window = image.crop((left, top, right, bottom))
+        window = window.resize((width, height), Image.Resampling.BILINEAR)
+    fits = preprocessing.model_copy(update={"resize": "none", "resize_px": None})
+    pixels = torch.from_numpy(fits.fit(window))[None]
+    return _change(augmentation, pixels, flip, jitter, lighting)[0]
+
+
+def resized_box(
+    augmentation: Augmentation, size: tuple[int, int], u: list[float]
+) -> tuple[int, int, int, int]:
+    """The window of `random_resized` in a picture of (width, height): left, top, right, bottom.
+
+    Ten tries, then the largest central window within `ratio`, as torchvision's RandomResizedCrop.
+    """
+    width, height = size
+    (small, large), (narrow, wide) = augmentation.area, augmentation.ratio
+    for area_draw, ratio_draw in zip(u[:_TRIES], u[_TRIES : 2 * _TRIES], strict=True):
+        area = width * height * (small + area_draw * (large - small))
+        ratio = narrow * (wide / narrow) ** ratio_draw
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(u[-2] * (width - w + 1)), int(u[-1] * (height - h + 1))
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * wide)))
+    h = max(1, min(height, round(width / narrow)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _scaled_window(
+    augmentation: Augmentation, image: Image.Image, crop_px: tuple[int, int], u: list[float]
+) -> Image.Image:
+    """Resize and crop at once: only the window is computed, however large the whole would be."""
+    assert augmentation.scale_px is not None
+    least, greatest = augmentation.scale_px
+    shorter = least + int(u[0] * (greatest - least + 1))
+    width = shorter * image.width // min(image.size)
+    height = shorter * image.height // min(image.size)
+    crop_height, crop_width = crop_px
+    left, top = int(u[1] * (width - crop_width + 1)), int(u[2] * (height - crop_height + 1))
+    across, down = image.width / width, image.height / height  # source pixels a pixel
+    box = (left * across, top * down, (left + crop_width) * across, (top + crop_height) * down)
+    return image.resize((crop_width, crop_height), Image.Resampling.BILINEAR, box)
+
+
+def _windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
+    """Windows that are `slack` pixels smaller than the images both ways, at the place u (B, 2)."""
+    n, full_height, full_width, channels = images.shape
+    height, width = full_height - slack, full_width - slack
+    top, left = (u * (slack + 1)).long().unbind(1)
+    # A row of a window lies in one piece, from any pixel on: gathering rows is nearly a memcpy.
+    last = n * full_height * full_width - width
+    pieces = images.as_strided((last + 1, width * channels), (channels, 1))
+    first = (indices * full_height + top) * full_width + left
+    rows = first[:, None] + torch.arange(height, device=images.device) * full_width
+    return pieces.index_select(0, rows.view(-1)).view(len(indices), height, width, channels)
+
+
+def _change(
+    augmentation: Augmentation, images: Tensor, flip: Tensor, jitter: Tensor, lighting: Tensor
+) -> Tensor:
+    """Flip and recolour uint8 (B, H, W, C)."""
+    if augmentation.flip:
+        images = _flip_some(images, flip[:, 0] < 0.5)
+    if not (augmentation.jitter or augmentation.lighting):
+        return images
+    pixels = images.float()
+    if augmentation.jitter:
+        pixels = _jitter(pixels, augmentation.jitter, jitter)
+    if augmentation.lighting:
+        pixels = pixels + 255 * _lighting(augmentation.lighting, lighting)[:, None, None, :]
+    return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+def _flip_some(images: Tensor, chosen: Tensor) -> Tensor:
+    """Flip those images (B, H, W, C) left to right that are chosen (B,)."""
+    # Picking whole images out of both forms is eight times faster than torch.where on bytes.
+    both = torch.cat([images, images.flip(2)])
+    place = torch.arange(len(images), device=images.device)
+    return both.index_select(0, place + len(images) * chosen)
+
+
+def _jitter(pixels: Tensor, strength: float, u: Tensor) -> Tensor:
+    """Brightness, contrast and saturation of pixels (B, H, W, C) on the 0..255 scale, u (B, 4).
+
+    Each mixes the picture with another: black, its mean grey, its grey self.
+    """
+    least = max(0.0, 1 - strength)
+    factors = least + u[:, :3] * (1 + strength - least)
+    orders = torch.tensor(_ORDERS, device=u.device)[(u[:, 3] * len(_ORDERS)).long()]
+    for kind in orders.unbind(1):
+        factor = factors.gather(1, kind[:, None])[:, :, None, None]
+        kind = kind[:, None, None, None]
+        grey = _grey(pixels)
+        other = torch.where(kind == 1, grey.mean((1, 2), keepdim=True), grey * (kind == 2))
+        pixels = (other + factor * (pixels - other)).clamp(0, 255)
+    return pixels
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    if pixels.shape[-1] == 1:
+        return pixels
+    return (pixels * torch.tensor(_LUMA, device=pixels.device)).sum(-1, keepdim=True)
+
+
+def _lighting(sigma: float, u: Tensor) -> Tensor:
+    """What is added to each colour, (B, 3) on the 0..1 scale, from uniforms (B, 3)."""
+    # In the middle of the uniform's step of 2^-24, so that the normal is always finite.
+    alpha = sigma * torch.special.ndtri(u.double() + 2**-25)
+    shift = alpha * torch.tensor(_EIGENVALUES, dtype=torch.float64, device=u.device)
+    vectors = torch.tensor(_EIGENVECTORS, dtype=torch.float64, device=u.device)
+    return (shift @ vectors.T).float()

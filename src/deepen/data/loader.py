@@ -1,0 +1,284 @@
+"""Batches of a split, epoch after epoch, always the same for the same (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from deepen.data.augment import Augmentation, augment_batch, augment_picture, pad_images
+from deepen.data.preprocess import PictureError, Preprocessing, open_picture
+from deepen.data.randomness import permutation, uniforms
+from deepen.data.sources import Split
+from deepen.errors import InputError
+
+MAX_STATISTICS_FILES = 2000
+"""Of a split in files, at most this many, evenly spaced, are decoded for its statistics."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees; B counts the pictures that could be decoded, and may be 0."""
+
+    images: Tensor
+    """float32 (B, C, H, W), channels last, on the device."""
+    labels: Tensor
+    """int64 (B,), on the device."""
+    indices: Tensor
+    """int64 (B,), places in the split, on the CPU."""
+    bad: tuple[PictureError, ...] = ()
+    """Pictures of this batch that could not be decoded: left out, not replaced."""
+
+
+class Batches:
+    """The batches of a split, for any epoch and from any batch on.
+
+    Pictures in memory are kept on the device as uint8 and augmented there in batches. Files are
+    decoded and augmented one by one, by `workers` processes (0: in this one); so are pictures in
+    memory whose augmentation resizes. Neither changes a bit of what comes out.
+
+    Of several processes, the one of `rank` takes every `world_size`-th sample of the order. All
+    have the same number of batches, so the last one may be empty on some.
+
+    Args:
+        split: where the pictures are.
+        preprocessing: geometry and normalization.
+        batch_size: pictures a batch, in this process.
+        augmentation: for training; None fits pictures as at evaluation.
+        seed: of order and augmentation.
+        shuffle: in an order drawn for each epoch; else as the split has them.
+        workers: processes that decode; they live as long as the loader.
+        mean_image: (H, W, C) on the 0..1 scale, exactly when `preprocessing` wants one.
+        device: where the batches are wanted.
+        rank: which of the processes this is, from 0.
+        world_size: how many processes share the split.
+
+    Raises:
+        InputError: the augmentation does not go with the preprocessing.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        shuffle: bool = False,
+        workers: int = 0,
+        mean_image: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.split = split
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.augmentation = augmentation or Augmentation()
+        self.augmentation.check(preprocessing)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.device = torch.device(device)
+        self.rank = rank
+        self.world_size = world_size
+        self.num_images = len(range(rank, len(split), world_size))
+        """Pictures of an epoch in this process."""
+        self.num_batches = math.ceil(len(split) / (batch_size * world_size))
+        """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
+        self._mean_image = None if mean_image is None else mean_image.to(self.device)
+        self._labels = torch.from_numpy(split.labels).to(self.device)
+        if split.images is None or self.augmentation.resizes:
+            self._pictures = _Pictures(split, preprocessing, self.augmentation, seed)
+            self._requests: list[_Request] = []
+            self._workers = None
+            if workers:
+                self._workers = _start_workers(self._pictures, self._requests, workers, self.device)
+        else:
+            images = torch.from_numpy(preprocessing.fit_arrays(split.images)).to(self.device)
+            self._images = pad_images(self.augmentation, images)
+            self._pictures = None
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 0; those before `start` cost nothing."""
+        n = len(self.split)
+        order = permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
+        order = order[self.rank :: self.world_size]
+        places = [
+            slice(k * self.batch_size, (k + 1) * self.batch_size)
+            for k in range(start, self.num_batches)
+        ]
+        if self._pictures is None:
+            yield from self._from_memory(epoch, order, places)
+        else:
+            yield from self._from_pictures(epoch, [order[place] for place in places])
+
+    def _from_memory(self, epoch: int, order: Tensor, places: list[slice]) -> Iterator[Batch]:
+        on_device = order.to(self.device)
+        u = uniforms(self.seed, epoch, on_device, self.augmentation.draws)
+        for place in places:
+            indices = on_device[place]
+            images = augment_batch(self.augmentation, self._images, indices, u[place])
+            yield Batch(self._normalize(images), self._labels[indices], order[place])
+
+    def _from_pictures(self, epoch: int, chunks: list[Tensor]) -> Iterator[Batch]:
+        assert self._pictures is not None
+        self._requests[:] = [_Request(epoch, chunk.tolist()) for chunk in chunks]
+        answers = self._workers or map(self._pictures.__getitem__, self._requests)
+        for images, kept, bad in answers:
+            images = images.to(self.device, non_blocking=True)
+            indices = torch.tensor(kept, dtype=torch.int64)
+            labels = self._labels[indices.to(self.device)]
+            yield Batch(self._normalize(images), labels, indices, tuple(bad))
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return self.preprocessing.normalize(images, self._mean_image)
+
+
+class _Request(NamedTuple):
+    """One batch to be decoded. It says all that a worker must know, so that workers have no state."""
+
+    epoch: int
+    indices: list[int]
+
+
+class _Answer(NamedTuple):
+    images: Tensor  # uint8 (B, H, W, C)
+    kept: list[int]  # the indices of these images
+    bad: Sequence[PictureError]
+
+
+class _Pictures(Dataset[_Answer]):
+    """Decodes, fits and augments the pictures of a request."""
+
+    def __init__(
+        self, split: Split, preprocessing: Preprocessing, augmentation: Augmentation, seed: int
+    ) -> None:
+        self.split = split
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __getitem__(self, request: _Request) -> _Answer:
+        draws = uniforms(
+            self.seed,
+            request.epoch,
+            torch.tensor(request.indices, dtype=torch.int64),
+            self.augmentation.draws,
+        )
+        images, kept, bad = [], [], []
+        for index, u in zip(request.indices, draws, strict=True):
+            try:
+                image = _open(self.split, index, self.preprocessing.channels)
+                images.append(augment_picture(self.augmentation, image, self.preprocessing, u))
+                kept.append(index)
+            except PictureError as error:
+                bad.append(error)
+        size = (*self.preprocessing.size_px, self.preprocessing.channels)
+        stacked = torch.stack(images) if images else torch.empty((0, *size), dtype=torch.uint8)
+        return _Answer(stacked, kept, tuple(bad))
+
+
+def _start_workers(
+    pictures: _Pictures, requests: list[_Request], workers: int, device: torch.device
+) -> DataLoader[_Answer]:
+    """Processes that answer what `requests` holds whenever an iteration begins, in order."""
+    return DataLoader(
+        pictures,
+        batch_size=None,  # a request is a batch already
+        sampler=requests,
+        num_workers=workers,
+        persistent_workers=True,
+        collate_fn=_as_it_is,
+        worker_init_fn=_ignore_stop_signals,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else each epoch would draw from torch's global one
+    )
+
+
+def _as_it_is(answer: _Answer) -> _Answer:
+    return answer
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one decides when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _open(split: Split, index: int, channels: int) -> Image.Image:
+    if split.files is not None:
+        return open_picture(split.files[index], name=split.key(index), channels=channels)
+    assert split.images is not None
+    pixels = split.images[index]
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return image.convert({1: "L", 3: "RGB"}[channels])
+
+
+def per_channel_stats(
+    split: Split, preprocessing: Preprocessing
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, on the 0..1 scale.
+
+    Of the pictures as `preprocessing` fits them, border included; of files at most
+    `MAX_STATISTICS_FILES`. A channel without any variation counts as of standard deviation 1.
+
+    Raises:
+        InputError: not one picture could be decoded.
+    """
+    mean, square = (moment.mean((0, 1)) for moment in _moments(split, preprocessing))
+    std = (square - mean**2).clamp(min=0).sqrt()
+    return tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())
+
+
+def per_pixel_mean(split: Split, preprocessing: Preprocessing) -> Tensor:
+    """The mean picture, float32 (H, W, C) on the 0..1 scale; else as `per_channel_stats`."""
+    return _moments(split, preprocessing)[0].float()
+
+
+def _moments(split: Split, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Mean of x and of x^2 at each pixel, float64 (H, W, C), x in 0..1."""
+    count = 0
+    sums = torch.zeros(2, *preprocessing.size_px, preprocessing.channels, dtype=torch.float64)
+    for pictures in _fitted(split, preprocessing):
+        x = torch.from_numpy(pictures).float()  # sums of 256 squares are exact in float32
+        sums += torch.stack([x.sum(0), x.square_().sum(0)])
+        count += len(x)
+    mean, square = sums / count
+    return mean / 255, square / 255**2
+
+
+def _fitted(split: Split, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    """The pictures that can be decoded, fitted, up to 256 at a time."""
+    if split.images is not None:
+        for start in range(0, len(split), 256):
+            yield preprocessing.fit_arrays(split.images[start : start + 256])
+        return
+
+    def decode(index: int) -> np.ndarray | PictureError:
+        try:
+            return preprocessing.fit(_open(split, index, preprocessing.channels))
+        except PictureError as error:
+            return error
+
+    count = min(len(split), MAX_STATISTICS_FILES)
+    indices = [i * len(split) // count for i in range(count)]
+    bad: list[PictureError] = []
+    with ThreadPoolExecutor() as pool:  # decoders let go of the GIL
+        for start in range(0, count, 256):
+            results = list(pool.map(decode, indices[start : start + 256]))
+            bad += [result for result in results if isinstance(result, PictureError)]
+            good = [result for result in results if not isinstance(result, PictureError)]
+            if good:
+                yield np.stack(good)
+    if len(bad) == count:
+        raise InputError(f"none of {count} pictures could be decoded; the first: {bad[0]}")

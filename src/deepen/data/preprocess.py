@@ -1,0 +1,366 @@
+"""From bytes to what a network sees; the only place that decodes a picture.
+
+`open_picture` turns a file or bytes into a checked RGB or greyscale picture, or raises
+`PictureError`. `Preprocessing` then fits it to the size the network takes and normalizes it. The
+loader, the predictor, the exporter and the server share both, and the weights' card carries them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from torch import Tensor
+
+from deepen.errors import InputError
+
+MAX_PIXELS = 178_956_970
+"""Width x height above which no picture is decoded: where Pillow itself refuses a bomb."""
+
+FORMATS = {
+    "JPEG": frozenset({".jpg", ".jpeg"}),
+    "PNG": frozenset({".png"}),
+    "WEBP": frozenset({".webp"}),
+    "BMP": frozenset({".bmp"}),
+    "GIF": frozenset({".gif"}),
+    "TIFF": frozenset({".tif", ".tiff"}),
+}
+"""The formats that are read, each with the file name endings that stand for it."""
+
+EXTENSIONS = frozenset().union(*FORMATS.values())
+"""Lower-case endings of the files that are taken for pictures."""
+
+_ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(InputError):
+    """A picture that cannot be used: `path` names it, `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that it crosses to another process
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def detect_format(source: str | Path | bytes) -> str | None:
+    """The format that the first bytes of `source` announce, a key of `FORMATS`, or None.
+
+    Raises:
+        PictureError: the file cannot be read.
+    """
+    with _opened(source, _name(source)) as file:
+        return _signature(file)
+
+
+def open_picture(
+    source: str | Path | bytes,
+    *,
+    name: str | None = None,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Decode a picture in full and turn it upright, as mode RGB (3 channels) or L (1 channel).
+
+    The first frame is taken. Transparency is composited on white, 16-bit values keep their upper
+    8 bits, CMYK is converted without a colour profile. `name` stands for the picture in errors
+    (by default its path), and stays with it as `info["name"]`. `max_pixels` is checked on the
+    header; Pillow's own limit, twice its `Image.MAX_IMAGE_PIXELS`, holds whatever it says.
+
+    Raises:
+        PictureError: for every failure: no such file, a folder, no picture, damage, too large.
+    """
+    name = name or _name(source)
+    with _opened(source, name) as file:
+        picture_format = _signature(file)
+        if picture_format is None:
+            empty = not file.read(1)
+            kinds = ", ".join(FORMATS)
+            raise PictureError(name, "is empty" if empty else f"not a picture; read are {kinds}")
+        try:
+            return _decode(file, picture_format, name, channels, max_pixels)
+        except PictureError:
+            raise
+        except Exception as error:  # a decoder fed with damage may raise anything
+            raise PictureError(name, _damage(picture_format, error)) from error
+
+
+class Preprocessing(BaseModel):
+    """How a picture becomes the network's input: geometry first, then normalization."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: Literal[1, 3]
+    size_px: tuple[PositiveInt, PositiveInt]
+    """Height and width of what the network sees, the border included."""
+    resize: Literal["none", "shorter", "squash"]
+    """`shorter`: shorter side to `resize_px`, then a centre crop; `squash`: ignores the aspect."""
+    resize_px: PositiveInt | None = None
+    pad_px: int = 0
+    """Border of zeros put round the picture after resizing."""
+    mean: tuple[float, ...]
+    """Per channel, on the 0..1 scale; so is `std`."""
+    std: tuple[float, ...]
+    mean_image: bool = False
+    """A mean of each pixel, a float32 tensor (H, W, C) kept beside, takes the place of `mean`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocessing:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std take {self.channels} values, one a channel")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and min(self.std) > 0):
+            raise ValueError("mean and std must be finite, and std above 0")
+        if not 0 <= 2 * self.pad_px < min(self.size_px):
+            raise ValueError(f"pad_px={self.pad_px} leaves no picture within size_px")
+        if (self.resize_px is not None) != (self.resize == "shorter"):
+            raise ValueError("resize_px goes with resize=shorter, and only with it")
+        if self.resize_px is not None and self.resize_px < max(self.crop_px):
+            raise ValueError(f"resize_px={self.resize_px} is less than the crop {self.crop_px}")
+        return self
+
+    @property
+    def crop_px(self) -> tuple[int, int]:
+        """Height and width of the picture itself, without the border."""
+        return self.size_px[0] - 2 * self.pad_px, self.size_px[1] - 2 * self.pad_px
+
+    def describe(self) -> str:
+        """The geometry in words, as a protocol line gives it."""
+        height, width = self.crop_px
+        words = {
+            "none": f"{height}x{width}, not resized",
+            "shorter": f"shorter side to {self.resize_px} px, centre crop {height}x{width}",
+            "squash": f"squashed to {height}x{width}",
+        }[self.resize]
+        if self.pad_px:
+            words += f", {self.pad_px} px of zeros round it"
+        if self.channels == 1:
+            words += ", greyscale"
+        if self.mean_image:
+            words += ", mean of each pixel subtracted"
+        return words
+
+    def fit(self, image: Image.Image) -> np.ndarray:
+        """Bring a picture to the network's size, as at evaluation: uint8 (H, W, C).
+
+        Resizing is Pillow's antialiased bilinear; sizes and crops round as torchvision's do.
+
+        Raises:
+            PictureError: the picture has another size and `resize` is `none`, or it is so thin
+                that its resized form would exceed `MAX_PIXELS`.
+        """
+        image = _to_channels(image, self.channels)
+        height, width = self._resized(image.height, image.width)
+        if height * width > MAX_PIXELS:
+            raise _misfit(image, f"too thin: would become {width}x{height} px")
+        if (height, width) != (image.height, image.width):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if self.resize == "none" and (height, width) != self.crop_px:
+            needed = f"{self.crop_px[1]}x{self.crop_px[0]}"
+            raise _misfit(image, f"{width}x{height} px; {needed} needed, as nothing is resized")
+        return self._crop_and_pad(np.array(image).reshape(height, width, self.channels))
+
+    def fit_arrays(self, images: np.ndarray) -> np.ndarray:
+        """`fit` on each of the pictures uint8 (N, h, w, C), bit for bit: uint8 (N, H, W, C).
+
+        Pictures that fit as they are come back uncopied.
+        """
+        _, height, width, channels = images.shape
+        fits = self.resize != "none" or (height, width) == self.crop_px
+        if fits and channels == self.channels and self._resized(height, width) == (height, width):
+            return self._crop_and_pad(images)
+        pictures = images[..., 0] if channels == 1 else images
+        fitted = np.empty((len(images), *self.size_px, self.channels), np.uint8)
+        for index, picture in enumerate(pictures):
+            fitted[index] = self.fit(Image.fromarray(picture))
+        return fitted
+
+    def pad(self, pixels: np.ndarray) -> np.ndarray:
+        """Put the border of zeros round pixels (..., h, w, C), which fill `crop_px`."""
+        if not self.pad_px:
+            return np.ascontiguousarray(pixels)
+        border = (self.pad_px, self.pad_px)
+        return np.pad(pixels, [(0, 0)] * (pixels.ndim - 3) + [border, border, (0, 0)])
+
+    def normalize(self, images: Tensor, mean_image: Tensor | None = None) -> Tensor:
+        """(x / 255 - mean) / std of uint8 (B, H, W, C): float32 (B, C, H, W), channels last.
+
+        `mean_image` (H, W, C), on the 0..1 scale, takes the place of `mean`; it is needed
+        exactly when the field of that name is set.
+        """
+        if (mean_image is not None) != self.mean_image:
+            raise ValueError(f"mean_image={self.mean_image}: a mean image is needed just then")
+        batch, height, width, channels = images.shape
+        scale, shift = _affine(self.mean, self.std, width, images.device)
+        if mean_image is not None:
+            mean = mean_image.to(images.device).reshape(height, width * channels)
+            shift = mean * (-255 * scale)
+        # One conversion and one fused multiply-add, in place, over whole rows: a mean that is
+        # broadcast along 3 channels would make inner loops of length 3, ten times slower.
+        rows = images.reshape(batch, height, width * channels).float()
+        torch.addcmul(shift, rows, scale, out=rows)
+        return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture of this size after resizing."""
+        if self.resize == "none":
+            return height, width
+        if self.resize == "squash":
+            return self.crop_px
+        assert self.resize_px is not None
+        shorter = min(height, width)
+        return self.resize_px * height // shorter, self.resize_px * width // shorter
+
+    def _crop_and_pad(self, pixels: np.ndarray) -> np.ndarray:
+        """Cut the middle out of pixels (..., h, w, C), as torchvision rounds it, and pad."""
+        crop_height, crop_width = self.crop_px
+        top = round((pixels.shape[-3] - crop_height) / 2)
+        left = round((pixels.shape[-2] - crop_width) / 2)
+        return self.pad(pixels[..., top : top + crop_height, left : left + crop_width, :])
+
+
+def _decode(
+    file: BinaryIO, picture_format: str, name: str, channels: int, max_pixels: int
+) -> Image.Image:
+    with _quiet():
+        image = Image.open(file, formats=(picture_format,))
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(name, f"{width}x{height} px, above the cap of {max_pixels:,} pixels")
+    if width * height == 0:
+        raise PictureError(name, f"{width}x{height} px, nothing to see")
+    with _quiet() if picture_format == "TIFF" else nullcontext():  # it reads its tags again
+        image.load()
+    orientation = _orientation(image)  # after load: a TIFF turns itself and drops the tag
+    image = _to_channels(image, channels)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    image.info = {"name": name}
+    return image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation; a broken EXIF block does not spoil the picture and says nothing."""
+    with _quiet():
+        try:
+            return image.getexif().get(_ORIENTATION_TAG)
+        except Exception:
+            return None
+
+
+def _to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Any mode to RGB (3 channels) or L (1 channel); nothing is done where it is that already."""
+    mode = {1: "L", 3: "RGB"}[channels]
+    if image.mode.startswith("I;16"):
+        # The upper byte, which is also what Pillow's decoders keep of 16-bit colour.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise _misfit(image, "32-bit or signed values have no agreed white; save as 8 or 16 bits")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+@lru_cache(maxsize=64)
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift, each (W * C,), with x * scale + shift = (x / 255 - mean) / std."""
+    scale = 1 / (255 * np.array(std))
+    shift = -np.array(mean) / std
+    rows = [torch.tensor(np.tile(values, width), dtype=torch.float32) for values in (scale, shift)]
+    return rows[0].to(device), rows[1].to(device)
+
+
+def _name(source: str | Path | bytes) -> str:
+    return "picture" if isinstance(source, bytes) else str(source)
+
+
+@contextmanager
+def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes):
+        yield BytesIO(source)
+        return
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block for ever
+            raise PictureError(name, "is a folder" if os.path.isdir(source) else "is no file")
+        with open(source, "rb") as file:
+            yield file
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError(name, "no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise PictureError(name, f"cannot be read: {_one_line(error)}") from error
+
+
+def _signature(file: BinaryIO) -> str | None:
+    head = file.read(12)
+    file.seek(0)
+    if head.startswith(b"RIFF"):
+        return "WEBP" if head[8:] == b"WEBP" else None
+    for picture_format, starts in {
+        "JPEG": (b"\xff\xd8\xff",),
+        "PNG": (b"\x89PNG\r\n\x1a\n",),
+        "GIF": (b"GIF87a", b"GIF89a"),
+        "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        "BMP": (b"BM",),
+    }.items():
+        if head.startswith(starts):
+            return picture_format
+    return None
+
+
+_warning_filters = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Pillow's warnings on odd metadata and on sizes that are checked here.
+
+    The filters are global, so threads take turns; but for TIFF, decoding is outside this lock.
+    """
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _damage(picture_format: str, error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: {_one_line(error)}"
+    if isinstance(error, Image.UnidentifiedImageError):  # its message is an object's address
+        return f"damaged {picture_format}: no header, or of a variant that is not read"
+    return f"damaged {picture_format}: {_one_line(error)}"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _misfit(image: Image.Image, reason: str) -> PictureError:
+    return PictureError(image.info.get("name", "picture"), reason)

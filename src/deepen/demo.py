@@ -1,0 +1,105 @@
+"""The demonstration: two networks of the line against two shallow classifiers, on real digits.
+
+The 1,797 handwritten digits of 8x8 px embedded in scikit-learn, split as in scikit-learn's own
+example: first half to train, second half to test. The networks hold validation pictures out of the
+first half to choose their epoch on; the shallow classifiers are given all of it. Settings and seeds
+were fixed on validation pictures before any network had seen the test half.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from deepen import api
+from deepen.baselines.shallow import linear_classifier, rbf_svm, test_error
+from deepen.data.preprocess import PictureError
+from deepen.data.sources import open_source
+from deepen.deployment.predictor import Prediction
+from deepen.training.progress import Reporter
+
+SEEDS = (0, 1, 2)
+PICTURES_SAVED = 5
+DIGIT_LEVELS = 16
+
+# The networks and what differs from their recipes.
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lenet5": ("lenet-1998", {}),
+    "resnet20": ("quick", {}),
+}
+
+
+class Entry(NamedTuple):
+    """A row of the table: mean test error in percent, its spread over seeds, and the seeds."""
+
+    name: str
+    error_percent: float
+    spread: float | None
+    runs: tuple[Path, ...]
+
+
+class Demonstration(NamedTuple):
+    """All of it: the table, and pictures predicted from their files with the true digit."""
+
+    entries: tuple[Entry, ...]
+    weights: Path
+    predictions: tuple[tuple[Prediction | PictureError, str], ...]
+
+
+def demonstrate(output: Path, reporter: Reporter) -> Demonstration:
+    """Train, measure, save a few digits as PNG and predict them from the files.
+
+    Args:
+        output: gets a run folder for each network and seed, and the pictures.
+        reporter: shown what happens.
+
+    Raises:
+        InputError: `output` holds a run of that name already.
+    """
+    source = open_source("digits", validation=0)
+    train, test = source.splits["train"], source.splits["test"]
+    entries = [
+        Entry(name, 100 * test_error(classifier, train, test, DIGIT_LEVELS), None, ())
+        for name, classifier in (
+            ("linear classifier", linear_classifier()),
+            ("RBF support vector machine", rbf_svm()),
+        )
+    ]
+    for model, (recipe, changes) in NETWORKS.items():
+        trained = [
+            api.train(
+                "digits",
+                model=model,
+                recipe=recipe,
+                changes={**changes, "seed": seed},
+                output=output / f"{model}-seed{seed}",
+                reporter=reporter,
+                command="deepen demo",
+            )
+            for seed in SEEDS
+        ]
+        errors = [100 * (1 - run.scores.top1) for run in trained]
+        runs = tuple(run.run for run in trained)
+        spread = statistics.stdev(errors)
+        entries.append(Entry(model, statistics.mean(errors), spread, runs))
+    weights = entries[-1].runs[0] / "best.safetensors"
+    return Demonstration(tuple(entries), weights, _predict_files(output, weights))
+
+
+def _predict_files(
+    output: Path, weights: Path
+) -> tuple[tuple[Prediction | PictureError, str], ...]:
+    """Save some test digits as PNG files and predict them from there."""
+    test = open_source("digits").splits["test"]
+    assert test.images is not None
+    folder = output / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, digits = [], []
+    for index in range(PICTURES_SAVED):
+        digits.append(str(test.labels[index]))
+        paths.append(folder / f"digit-{index}.png")
+        Image.fromarray(test.images[index, :, :, 0]).save(paths[-1])
+    return tuple(zip(api.predict(weights, paths, top_k=2), digits, strict=True))

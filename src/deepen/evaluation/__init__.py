@@ -1,0 +1,1 @@
+"""Metrics and the protocols that they are measured under."""

@@ -1,0 +1,142 @@
+"""What a network's logits are worth on labelled pictures, as numbers that fit in a JSON file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from deepen.errors import InputError, WorkError
+
+CALIBRATION_BINS = 15
+
+
+class ClassScore(BaseModel):
+    """One class against the rest; None where a ratio is 0/0, as recall without a sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+class Scores(BaseModel):
+    """The result of one evaluation, with the protocol that it was measured under.
+
+    Attributes:
+        num_samples: pictures that the numbers are over.
+        num_skipped: pictures that could not be decoded, and are in none of the numbers.
+        top1: share, in 0..1, of pictures whose largest logit is the right one.
+        top5: share whose five largest have the right one; None with fewer than six classes.
+        loss: mean cross-entropy in nats, after the temperature.
+        per_class: in the order of the classes.
+        confusion: counts; the row is the true class, the column the predicted one.
+        calibration_error: expected, over 15 bins of equal width, L1, after the temperature
+            (Guo et al. 2017, "On calibration of modern neural networks", eq. 3), in 0..1.
+        protocol: data, split, crops and resizing, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_samples: int
+    num_skipped: int
+    top1: float
+    top5: float | None
+    loss: float
+    per_class: list[ClassScore]
+    confusion: list[list[int]]
+    calibration_error: float
+    protocol: str
+
+
+def score(
+    logits: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    *,
+    temperature: float = 1.0,
+    protocol: str,
+    num_skipped: int = 0,
+) -> Scores:
+    """Every number of `Scores`, from one forward pass.
+
+    Args:
+        logits: (N, K), of any float type.
+        labels: (N,), int64 in 0..K-1.
+        classes: K names.
+        temperature: what the logits are divided by before the softmax; leaves top-1 as it is.
+        protocol: how the logits were come by, in words.
+        num_skipped: pictures left out since they could not be decoded.
+
+    Raises:
+        InputError: nothing to score, or logits, labels and classes do not fit each other.
+        WorkError: a logit is NaN or infinite.
+    """
+    import torchmetrics.functional.classification as tm  # takes seconds
+
+    logits, labels = logits.detach().float().cpu(), labels.cpu()
+    _check(logits, labels, classes)
+    k = len(classes)
+    scaled = logits.double() / temperature
+    # As probabilities, for torchmetrics would take logits that all lie in 0..1 for some; and under
+    # 1, for it puts a confidence of 1 itself in a sixteenth bin.
+    probabilities = scaled.softmax(dim=1).clamp(max=1 - 2**-24)
+    predicted = logits.argmax(dim=1)
+    confusion = tm.multiclass_confusion_matrix(predicted, labels, k)
+    right, support = confusion.diag().double(), confusion.sum(dim=1)
+    per_class = (
+        right / confusion.sum(dim=0),  # precision
+        right / support,  # recall
+        2 * right / (confusion.sum(dim=0) + support),  # F1, their harmonic mean
+    )
+    in_top5 = (logits.topk(min(5, k)).indices == labels[:, None]).any(dim=1)
+    return Scores(
+        num_samples=len(labels),
+        num_skipped=num_skipped,
+        top1=right.sum().item() / len(labels),
+        top5=in_top5.sum().item() / len(labels) if k > 5 else None,
+        loss=F.cross_entropy(scaled, labels).item(),
+        per_class=[
+            ClassScore(name=name, precision=p, recall=r, f1=f, support=n)
+            for name, p, r, f, n in zip(
+                classes, *map(_ratios, per_class), support.tolist(), strict=True
+            )
+        ],
+        confusion=confusion.tolist(),
+        calibration_error=tm.multiclass_calibration_error(
+            probabilities, labels, k, n_bins=CALIBRATION_BINS, norm="l1"
+        ).item(),
+        protocol=protocol,
+    )
+
+
+def _ratios(values: Tensor) -> list[float | None]:
+    """NaN, the value of 0/0, as None: JSON has no NaN."""
+    return [None if math.isnan(value) else value for value in values.tolist()]
+
+
+def _check(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise InputError(f"logits must be (N, K) and labels (N,), got {shapes}")
+    if len(labels) == 0:
+        raise InputError("no picture to score")
+    if len(classes) != logits.shape[1]:
+        raise InputError(f"{logits.shape[1]} logits a picture, but {len(classes)} classes")
+    if labels.min() < 0 or labels.max() >= len(classes):
+        wrong = labels[(labels < 0) | (labels >= len(classes))][0].item()
+        raise InputError(f"label {wrong} is outside 0..{len(classes) - 1}")
+    broken = ~torch.isfinite(logits).all(dim=1)
+    if broken.any():
+        first = int(broken.nonzero()[0])
+        raise WorkError(
+            f"{int(broken.sum())} of {len(labels)} pictures have NaN or infinite logits, "
+            f"the first at place {first}: the weights or the pictures are broken"
+        )

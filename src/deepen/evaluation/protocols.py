@@ -1,0 +1,90 @@
+"""How logits are come by: the one-crop protocol, and its name in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deepen.errors import InputError
+
+if TYPE_CHECKING:
+    from deepen.data.loader import Batch
+    from deepen.data.preprocess import PictureError, Preprocessing
+
+
+class Predictions(NamedTuple):
+    """Logits of a split, all on the CPU; N counts the pictures that could be decoded.
+
+    Attributes:
+        logits: (N, K) float32.
+        labels: (N,) int64.
+        indices: (N,) int64, places in the split.
+        bad: what kept the other pictures out.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    indices: Tensor
+    bad: tuple[PictureError, ...]
+
+
+def predict_logits(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    amp: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Predictions:
+    """One forward pass over each picture, in evaluation mode; the model's own mode is put back.
+
+    Args:
+        model: on `device` already.
+        batches: one pass over a split, as `Batches.epoch(0)` gives it.
+        device: where the forward passes run.
+        amp: bfloat16 autocast.
+        progress: called after each batch with the number of pictures it had, bad ones too.
+
+    Raises:
+        InputError: not one picture could be decoded.
+    """
+    device = torch.device(device)
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    indices: list[Tensor] = []
+    bad: list[PictureError] = []
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            for batch in batches:
+                if len(batch.labels):
+                    images = batch.images.to(device, non_blocking=True)
+                    logits.append(model(images).float())  # stays on the device: no wait
+                    labels.append(batch.labels)
+                    indices.append(batch.indices)
+                bad.extend(batch.bad)
+                if progress is not None:
+                    progress(len(batch.labels) + len(batch.bad))
+    finally:
+        model.train(was_training)
+    if not logits:
+        first = f"; the first: {bad[0]}" if bad else ""
+        raise InputError(f"none of {len(bad)} pictures could be decoded{first}")
+    return Predictions(
+        torch.cat(logits).cpu(), torch.cat(labels).cpu(), torch.cat(indices).cpu(), tuple(bad)
+    )
+
+
+def describe_one_crop(
+    preprocessing: Preprocessing, *, data: str, split: str, num_samples: int
+) -> str:
+    """The one-crop protocol in words, for `Scores.protocol` and the card.
+
+    Example: `digits, test split, 899 pictures, one crop: zero border to 32x32 px`.
+    """
+    pictures = f"{num_samples:,} picture{'' if num_samples == 1 else 's'}"
+    return f"{data}, {split} split, {pictures}, one crop: {preprocessing.describe()}"

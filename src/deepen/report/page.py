@@ -1,0 +1,428 @@
+"""A run folder as one HTML file that needs nothing else: no script, no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+import shlex
+import statistics
+import struct
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from deepen.errors import InputError
+from deepen.evaluation.metrics import ClassScore, Scores
+from deepen.files import write_whole
+from deepen.visualization.filters import filter_tiles, first_layer
+from deepen.weights import Card, read_card
+
+WEIGHTS = ("best.safetensors", "last.safetensors")
+MACHINE = (
+    "device",
+    "cpu",
+    "threads",
+    "platform",
+    "python",
+    "torch",
+    "torchvision",
+    "deepen",
+    "commit",
+)
+MAX_NUMBERED_CLASSES = 20  # with more, the confusion matrix is a picture without numbers
+MAX_CONFUSIONS = 8
+MAX_FILTERS = 96  # as many as AlexNet's first layer has
+
+BLUE, ORANGE = (37, 92, 196), (217, 95, 14)  # of right and of wrong, legible on white and on black
+
+Row = dict[str, float | None]
+
+
+class Evaluation(BaseModel):
+    """scores.json: which split was scored, and what was chosen on what, in words."""
+
+    split: str
+    choice: str
+    scores: Scores
+
+
+def write_report(run: Path) -> Path:
+    """Write `run`/report.html from what lies in the run folder, and from nothing else.
+
+    Parts that the run has nothing for (no validation, no mistakes, no evaluation yet) are left out.
+
+    Raises:
+        InputError: `run` is no run folder, or one of its files is damaged.
+        WorkError: the page could not be written.
+    """
+    weights = next((run / name for name in WEIGHTS if (run / name).is_file()), None)
+    card = read_card(weights) if weights else None
+    rows = _metrics(run / "metrics.csv")
+    kept = card.epoch if card and any(row["eval_top1"] is not None for row in rows) else None
+    evaluation = _evaluation(run / "scores.json")
+    scores = evaluation.scores if evaluation else None
+    data, environment = _json(run / "data.json"), _json(run / "environment.json")
+    timing = _timing(rows)
+    page = _template().render(
+        name=run.resolve().name,
+        subject=Path(data["name"]).name or Path(data.get("root") or ".").name or data["name"],
+        data=data,
+        card=card,
+        environment=environment,
+        recipe=_recipe(run / "recipe.yaml"),
+        rows=rows,
+        kept=kept,
+        charts=_charts(rows, kept),
+        timing=timing,
+        facts_of_data=_facts_of_data(data, card),
+        facts_of_time=_facts_of_time(rows, timing, environment),
+        facts_of_machine=[(k, v) for k in MACHINE if (v := environment.get(k)) not in (None, "")],
+        evaluation=evaluation,
+        scores=scores,
+        interval=_wilson_interval(scores.top1, scores.num_samples) if scores else None,
+        by_class=_by_class(scores) if scores else [],
+        matrix=_matrix(scores) if scores else None,
+        confusions=_confusions(scores) if scores else [],
+        mistakes=_mistakes(run / "mistakes.json"),
+        filters=_filters(weights, card) if weights and card else None,
+        quarantined=_quarantined(run / "quarantine.txt"),
+        weights=weights,
+    )
+    target = run / "report.html"
+    write_whole(target, page.encode("utf-8", errors="replace"))  # a file's name may be no Unicode
+    return target
+
+
+def _template():
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "duration": _duration,
+        "day": _day,
+        "quote": lambda path: shlex.quote(str(path)),
+    }
+    source = resources.files("deepen.report").joinpath("report.html.j2")
+    return environment.from_string(source.read_text("utf-8"))
+
+
+# Numbers in words
+
+
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def _number(value: float | None) -> str:
+    """Three figures at least, thousands grouped: 12,345; 103; 0.0412."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _duration(seconds: float | None) -> str:
+    """4.2 s, 48 s, 3 min 12 s, 2 h 05 min."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _day(moment: str) -> str:
+    """An ISO 8601 time as 2 March 2026, 09:14 UTC."""
+    time = datetime.fromisoformat(moment).astimezone(UTC)
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
+
+
+def _wilson_interval(share: float, num: int) -> tuple[float, float]:
+    """Where the true share lies with 95% confidence (Wilson 1927)."""
+    z = 1.96
+    centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * math.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+# Files of the run folder
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not there; a report needs the folder of a run") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def _json(path: Path, *, needed: bool = True) -> Any:
+    if not needed and not path.is_file():
+        return None
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: damaged ({error})") from error
+
+
+def _evaluation(path: Path) -> Evaluation | None:
+    found = _json(path, needed=False)
+    try:
+        return None if found is None else Evaluation.model_validate(found)
+    except ValidationError as error:
+        raise InputError(f"{path}: damaged ({error.errors()[0]['msg']})") from error
+
+
+def _recipe(path: Path) -> list[tuple[str, str]]:
+    """Every setting of the recipe as its dotted key and its value."""
+    try:
+        return list(_flat("", yaml.safe_load(_read(path))))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: damaged ({' '.join(str(error).split())})") from error
+
+
+def _flat(key: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for inner, below in value.items():
+            yield from _flat(f"{key}.{inner}" if key else str(inner), below)
+    else:
+        yield key, json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def _metrics(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    try:
+        return [
+            {key: _finite(cell) for key, cell in row.items()}
+            for row in csv.DictReader(io.StringIO(_read(path)))
+        ]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error})") from error
+
+
+def _finite(cell: str) -> float | None:
+    value = float(cell or "nan")
+    return value if math.isfinite(value) else None
+
+
+def _timing(rows: Sequence[Row]) -> dict[str, float] | None:
+    rates = [row["images_per_s"] for row in rows if row["images_per_s"] is not None]
+    seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
+    if not rates or not seconds:
+        return None
+    return {"images_per_s": statistics.median(rates), "epoch_s": statistics.median(seconds)}
+
+
+def _facts_of_data(data: dict[str, Any], card: Card | None) -> list[tuple[str, str]]:
+    names = {"train": "training", "val": "validation", "test": "test"}
+    facts = [("name", data["name"]), ("folder", data.get("root"))]
+    facts += [(names.get(split, split), _number(n)) for split, n in data["counts"].items()]
+    if card:
+        height, width = card.input_size
+        facts.append(("seen as", f"{height}x{width} px, {card.preprocessing.describe()}"))
+    facts.append(("fingerprint", data["fingerprint"][:16]))
+    return [(name, fact) for name, fact in facts if fact]
+
+
+def _facts_of_time(
+    rows: Sequence[Row], timing: dict[str, float] | None, environment: dict[str, Any]
+) -> list[tuple[str, str]]:
+    facts = []
+    if timing:
+        facts += [
+            ("speed", f"{_number(timing['images_per_s'])} images/s"),
+            ("an epoch", _duration(timing["epoch_s"])),
+            ("epochs", _number(len(rows))),
+        ]
+    if environment.get("seconds"):
+        facts.append(("in all", _duration(environment["seconds"])))
+    if environment.get("started"):
+        facts.append(("started", _day(environment["started"])))
+    return facts
+
+
+def _quarantined(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    return [(name, reason) for name, _, reason in (line.partition("\t") for line in lines) if name]
+
+
+def _mistakes(path: Path) -> list[dict[str, Any]]:
+    """The mistakes, each with `small`: its picture is to be enlarged without smoothing."""
+    mistakes = _json(path, needed=False) or []
+    for mistake in mistakes:
+        header = base64.b64decode(mistake["png"][:32])  # 24 bytes; the IHDR chunk starts at 8
+        width, height = struct.unpack(">II", header[16:24])
+        mistake["small"] = max(width, height) <= 64
+    return mistakes
+
+
+# Pictures
+
+
+def _png(pixels: np.ndarray) -> str:
+    """uint8 pixels (H, W, 3 or 4) as a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _filters(path: Path, card: Card) -> dict[str, Any] | None:
+    """The first layer's filters as data URIs, with their size; None if not drawable."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            weight = file.get_tensor(first_layer(shapes, card.in_channels))
+            tiles = filter_tiles(weight, card.in_channels)
+    except InputError:
+        return None
+    return {
+        "images": [_png(tile) for tile in tiles[:MAX_FILTERS]],
+        "num": len(tiles),
+        "height": tiles.shape[1],
+        "width": tiles.shape[2],
+    }
+
+
+def _shades(confusion: Sequence[Sequence[int]]) -> np.ndarray:
+    """How strongly each cell is tinted, 0..1: its share of the row; of errors the square root."""
+    counts = np.asarray(confusion, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return np.where(np.eye(len(counts), dtype=bool), shares, np.sqrt(shares))
+
+
+def _matrix(scores: Scores) -> dict[str, Any]:
+    """The confusion matrix: rows of (count, shade) where numbers fit, else a picture."""
+    shades = _shades(scores.confusion)
+    if len(shades) <= MAX_NUMBERED_CLASSES:
+        rows = zip(scores.confusion, shades.tolist(), strict=True)
+        return {"rows": [list(zip(*row, strict=True)) for row in rows]}
+    pixels = np.empty((*shades.shape, 4), np.uint8)
+    pixels[...] = (*ORANGE, 0)
+    pixels[np.eye(len(shades), dtype=bool), :3] = BLUE
+    pixels[..., 3] = np.round(255 * shades)
+    return {"image": _png(pixels)}
+
+
+def _by_class(scores: Scores) -> list[ClassScore]:
+    """In the order of the data, or where that is long the lowest F1 first."""
+    if len(scores.per_class) <= MAX_NUMBERED_CLASSES:
+        return scores.per_class
+    return sorted(scores.per_class, key=lambda row: math.inf if row.f1 is None else row.f1)
+
+
+def _confusions(scores: Scores) -> list[dict[str, Any]]:
+    """The commonest confusions, by count."""
+    errors = np.asarray(scores.confusion)
+    np.fill_diagonal(errors, 0)
+    order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
+    names = [row.name for row in scores.per_class]
+    return [
+        {
+            "true": names[i],
+            "predicted": names[j],
+            "count": n,
+            "share": n / scores.per_class[i].support,
+        }
+        for i, j in zip(*np.unravel_index(order, errors.shape), strict=True)
+        if (n := int(errors[i, j]))
+    ]
+
+
+# Curves
+
+# Stand-ins that matplotlib draws with; the page's style sheet decides what they look like.
+_INK = {"train": "#000001", "eval": "#000002", "axis": "#000003", "grid": "#000004"}
+
+
+def _charts(rows: Sequence[Row], kept: int | None) -> list[dict[str, Any]]:
+    """Loss and top-1 against epochs, of training and, where held out, of validation."""
+    charts = []
+    for title, column in (("Loss", "loss"), ("Top-1 accuracy", "top1")):
+        series = {
+            name: [
+                (x, y)
+                for row in rows
+                if (x := row["epoch"]) is not None and (y := row[f"{name}_{column}"]) is not None
+            ]
+            for name in ("train", "eval")
+        }
+        series = {name: points for name, points in series.items() if points}
+        if series:
+            svg, is_log = _chart(title, series, kept)
+            charts.append({"title": title, "svg": svg, "log": is_log, "series": list(series)})
+    return charts
+
+
+def _chart(
+    title: str, series: dict[str, list[tuple[float, float]]], kept: int | None
+) -> tuple[Markup, bool]:
+    """A line chart for inlining, and whether its y axis is logarithmic."""
+    import matplotlib  # takes a second
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    ys = [y for points in series.values() for _, y in points]
+    is_log = title == "Loss" and min(ys) > 0 and max(ys) / min(ys) > 50
+    # matplotlib's ids repeat from figure to figure but for those it salts.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure = Figure(figsize=(520 / 72, 290 / 72))  # one unit of the SVG is 1/72 inch
+        axes = figure.add_axes((0.125, 0.165, 0.855, 0.805))
+        for name, points in series.items():
+            dots = {"marker": "o", "markersize": 5} if len(points) <= 2 else {}
+            axes.plot(*zip(*points, strict=True), color=_INK[name], linewidth=2, **dots)
+        axes.margins(x=0.05 if len(points) > 1 else 10)
+        if kept is not None:
+            axes.axvline(kept, color=_INK["axis"], linewidth=1, dashes=(2, 3))
+        if is_log:
+            axes.set_yscale("log")
+        if title != "Loss":
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        if not is_log:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.set_xlabel("epoch", color=_INK["axis"], labelpad=6)
+        axes.grid(axis="y", color=_INK["grid"], linewidth=1)
+        axes.tick_params(which="both", length=0, pad=7, labelcolor=_INK["axis"])
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        axes.spines["bottom"].set_color(_INK["grid"])
+        drawing = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(drawing, format="svg", transparent=True, metadata=nothing)
+    return _inline(drawing.getvalue(), title), is_log
+
+
+def _inline(svg: str, title: str) -> Markup:
+    """Without what belongs to a file of its own, and with the style sheet's colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(
+        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{title}">', svg
+    )
+    svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r' id="[a-z0-9]+(?:\.axis)?_\d+"', "", svg)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r"font-(?:size|family): [^;]*; ", "", svg)
+    for name, stand_in in _INK.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
+    return Markup(re.sub(r"\s*\n\s*", " ", svg))

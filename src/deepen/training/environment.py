@@ -1,0 +1,65 @@
+"""Where a run took place: versions, machine, commit."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+import torchvision
+
+import deepen
+from deepen.training.run import Run
+
+
+def write_environment(
+    run: Run, device: torch.device, began: float, command: str, seconds: float | None = None
+) -> None:
+    """Write environment.json; `seconds` once the run has ended."""
+    run.write_json(
+        "environment.json",
+        {
+            "command": command,
+            "deepen": deepen.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu": _cpu(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "commit": _commit(),
+            "started": datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(
+                "T", "seconds"
+            ),
+            "seconds": seconds,
+        },
+    )
+
+
+def _cpu() -> str:
+    """The processor's name as the system has it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _commit() -> str | None:
+    """The commit that deepen runs from, where it is a checkout of git."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

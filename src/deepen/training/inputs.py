@@ -1,0 +1,103 @@
+"""How pictures become the input of a network: what a recipe leaves open is settled here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from deepen.data.loader import per_channel_stats, per_pixel_mean
+from deepen.data.preprocess import Preprocessing
+from deepen.data.sources import PictureSet
+from deepen.errors import InputError
+from deepen.models.architecture import Takes
+from deepen.training.recipe import Input
+
+PHOTO_PX = 64
+"""What a network made for 32 px is shown of photographs: they say little at 32."""
+
+BORDER_PX = 8
+"""Pictures smaller than the network's input by at most this get a border rather than a resize."""
+
+
+class Prepared(NamedTuple):
+    """Preprocessing, and the mean picture that it may need."""
+
+    preprocessing: Preprocessing
+    mean_image: Tensor | None
+
+
+def prepare(spec: Input, source: PictureSet, takes: Takes | None) -> Prepared:
+    """Settle geometry and normalization, the latter on the training pictures.
+
+    Args:
+        spec: of the recipe.
+        source: what is trained on.
+        takes: what the network takes; None where nobody knows (a user's own module).
+
+    Raises:
+        InputError: no geometry fits both the recipe and the network.
+    """
+    channels = source.channels
+    if takes is not None and not takes.any_channels:
+        channels = takes.channels
+    geometry = _geometry(spec, source, takes)
+    # Statistics are of the pictures as they will be fitted, border included.
+    plain = _checked(
+        {**geometry, "channels": channels, "mean": (0.0,) * channels, "std": (1.0,) * channels}
+    )
+    train = source.splits["train"]
+    if spec.range is not None:
+        std = 1 / (spec.range[1] - spec.range[0])
+        scale = {"mean": (-spec.range[0] * std,) * channels, "std": (std,) * channels}
+        return Prepared(plain.model_copy(update=scale), None)
+    if spec.normalize == "pixel":
+        return Prepared(plain.model_copy(update={"mean_image": True}), per_pixel_mean(train, plain))
+    mean, std = per_channel_stats(train, plain)
+    return Prepared(plain.model_copy(update={"mean": mean, "std": std}), None)
+
+
+def _geometry(spec: Input, source: PictureSet, takes: Takes | None) -> dict[str, object]:
+    images = source.splits["train"].images
+    have = None if images is None else images.shape[1:3]  # photographs come in all sizes
+    size = spec.size_px or _size(have, takes)
+    pad = spec.pad_px
+    if pad is None:
+        pad = _border(have, size) if spec.resize in ("auto", "none") else 0
+    inner = size - 2 * pad
+    if inner < 1:
+        raise InputError(f"input.pad_px {pad} leaves nothing of input.size_px {size}")
+    resize = spec.resize
+    if resize == "auto":
+        resize = "shorter" if have is None else "none" if have == (inner, inner) else "squash"
+    return {
+        "size_px": (size, size),
+        "pad_px": pad,
+        "resize": resize,
+        "resize_px": round(inner * 256 / 224) if resize == "shorter" else None,
+    }
+
+
+def _size(have: tuple[int, int] | None, takes: Takes | None) -> int:
+    if takes is None:
+        return PHOTO_PX if have is None else max(have)
+    if have is None:
+        return PHOTO_PX if takes.sizes == "free" and takes.size_px == 32 else takes.size_px
+    if takes.sizes == "fixed" or _border(have, takes.size_px):
+        return takes.size_px
+    return max(have) if min(have) >= takes.min_px else takes.size_px
+
+
+def _border(have: tuple[int, int] | None, size: int) -> int:
+    """Half the difference, where a small even border makes the pictures the right size."""
+    if have is None or have[0] != have[1]:
+        return 0
+    missing = size - have[0]
+    return missing // 2 if 0 < missing <= BORDER_PX and missing % 2 == 0 else 0
+
+
+def _checked(fields: dict[str, object]) -> Preprocessing:
+    try:
+        return Preprocessing.model_validate(fields)
+    except ValueError as error:
+        raise InputError(f"recipe input: {error}") from error

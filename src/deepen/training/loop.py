@@ -1,0 +1,259 @@
+"""The training loop, in plain torch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepen.data.loader import Batch, Batches
+from deepen.errors import InputError, WorkError
+from deepen.evaluation.protocols import predict_logits
+from deepen.training.checkpoint import load_checkpoint, save_checkpoint
+from deepen.training.optimizer import Objective, build_optimizer, build_scheduler
+from deepen.training.progress import Reporter, Row
+from deepen.training.recipe import Recipe
+from deepen.training.run import Run
+from deepen.training.state import State, machine, pack, unpack
+from deepen.training.stop import StopRequest
+
+
+@dataclass
+class Job:
+    """What is trained, on what, and where it is written.
+
+    Attributes:
+        model: on `device`; its weights are trained in place.
+        recipe: how.
+        train: batches of the training pictures.
+        validation: batches of the held-out pictures that the best epoch is chosen on, if any.
+        run: the folder that everything is written to.
+        device: where the steps run.
+        save_weights: writes the model to the run folder under a name, with the scores of this row.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    train: Batches
+    validation: Batches | None
+    run: Run
+    device: torch.device
+    save_weights: Callable[[str, Row], None]
+
+
+def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
+    """Train to the recipe's end and hand back where the run stands.
+
+    Writes metrics, weights and a checkpoint after every epoch, and a checkpoint when it is asked to
+    stop. With `resume` it goes on from the newest whole checkpoint; on the same machine, torch,
+    threads and memory format it ends with the same bits as a run that was never stopped.
+
+    Raises:
+        WorkError: the loss became NaN or infinite, or something could not be written.
+        InputError: too many pictures could not be decoded.
+        Interrupted, Preempted: Ctrl-C or SIGTERM; the run has been saved.
+    """
+    recipe, model, train = job.recipe, job.model, job.train
+    total_steps, epochs = length(recipe, train.num_batches)
+    optimizer = build_optimizer(model, recipe.optimizer)
+    scheduler = build_scheduler(optimizer, recipe.schedule, total_steps)
+    per_step = recipe.schedule.name != "plateau"
+    objective = Objective(recipe.loss)
+    here = machine(job.device, recipe.channels_last)
+    state = State()
+
+    def save() -> None:
+        tensors, plain = pack(model, optimizer, scheduler, state)
+        save_checkpoint(job.run.checkpoints, tensors, {**plain, "machine": here})
+
+    if resume and (found := load_checkpoint(job.run.checkpoints)) is not None:
+        state = unpack(found.tensors, found.state, model, optimizer, scheduler)
+        for line in (*found.damaged, *_differences(found.state["machine"], here)):
+            reporter.message(line)
+
+    reporter.start(epochs * train.num_images, state.epoch * train.num_images + state.images)
+    with StopRequest() as stop, job.run.tensorboard(state.step) as board, _closing(reporter):
+        while state.epoch < epochs and not state.stopped_early:
+            model.train()
+            began = time.perf_counter()
+            recorder = Recorder(job, state, reporter)
+            for batch in train.epoch(state.epoch, start=state.batch):
+                if stop.signal is not None or state.step == total_steps:
+                    break
+                if len(batch.labels):
+                    with torch.autocast(job.device.type, torch.bfloat16, enabled=recipe.amp):
+                        logits = model(batch.images)
+                    loss = objective(logits, batch.labels)
+                    recorder.add(batch, logits, loss)
+                    loss.backward()
+                    if recipe.clip_norm is not None:
+                        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                recorder.note_bad(batch)
+                state.batch += 1
+                state.step += 1
+                if per_step:
+                    scheduler.step()
+            recorder.flush()
+            state.seconds += time.perf_counter() - began
+            row = None if stop.signal is not None else _end_epoch(job, state, scheduler, stop)
+            if row is None:
+                save()
+                raise stop.error(f"saved; go on with --resume {job.run.path}")
+            job.run.write_metrics(state.history)
+            job.run.write_bad(state.bad)
+            board.add(row)
+            job.save_weights("last", row)
+            if state.best_epoch in (0, state.epoch):
+                job.save_weights("best", row)
+            save()
+            reporter.epoch(row, epochs)
+    return state
+
+
+def length(recipe: Recipe, num_batches: int) -> tuple[int, int]:
+    """The recipe's steps in all, and the epochs they reach into."""
+    if num_batches == 0:
+        raise InputError("there is no picture to train on")
+    if recipe.length.steps is not None:
+        return recipe.length.steps, math.ceil(recipe.length.steps / num_batches)
+    assert recipe.length.epochs is not None
+    return recipe.length.epochs * num_batches, recipe.length.epochs
+
+
+class Recorder:
+    """Sums up loss and hits, and stops the run at a loss that is no number.
+
+    On the CPU it reads each loss before the step is taken; elsewhere reading would make the device
+    wait, so losses are read fifty at a time.
+    """
+
+    def __init__(self, job: Job, state: State, reporter: Reporter) -> None:
+        self.job, self.state, self.reporter = job, state, reporter
+        self.every = 1 if job.device.type == "cpu" else 50
+        self.pending: list[tuple[Tensor, Tensor, Batch, int]] = []
+
+    def add(self, batch: Batch, logits: Tensor, loss: Tensor) -> None:
+        """Note a step: logits (B, K) and the mean loss of the batch."""
+        hits = (logits.detach().argmax(1) == batch.labels).sum()
+        self.pending.append((loss.detach(), hits, batch, self.state.step))
+        if len(self.pending) >= self.every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read what is pending into the state.
+
+        Raises:
+            WorkError: a loss is NaN or infinite; names epoch, step and the pictures of the batch.
+        """
+        for loss, hits, batch, step in self.pending:
+            value, count = loss.item(), len(batch.labels)
+            if not math.isfinite(value):
+                raise WorkError(self._diverged(value, batch, step))
+            self.state.loss_sum += value * count
+            self.state.correct += int(hits)
+            self.state.images += count
+            self.reporter.batch(count, value)
+        self.pending.clear()
+
+    def note_bad(self, batch: Batch) -> None:
+        """Name the pictures that could not be decoded, once each.
+
+        Raises:
+            InputError: they have become more than the recipe's share of the training pictures.
+        """
+        for error in batch.bad:
+            if error.path not in self.state.bad:
+                self.state.bad[error.path] = error.reason
+                self.reporter.message(f"left out: {error}")
+        limit = self.job.recipe.max_bad_pictures
+        if batch.bad and len(self.state.bad) > limit * self.job.train.num_images:
+            raise InputError(
+                f"{len(self.state.bad)} of {self.job.train.num_images} training pictures cannot be "
+                f"decoded, more than max_bad_pictures {limit:.0%}; the last: {batch.bad[-1]}; "
+                f"see them all with: deepen doctor"
+            )
+
+    def _diverged(self, value: float, batch: Batch, step: int) -> str:
+        split = self.job.train.split
+        names = [split.key(int(i)) for i in batch.indices]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return (
+            f"the loss is {value} in epoch {self.state.epoch + 1}, step {step + 1}; "
+            f"nothing was overwritten; pictures of the batch: {shown}; try a smaller --lr"
+        )
+
+
+def _end_epoch(job: Job, state: State, scheduler, stop: StopRequest) -> Row | None:
+    """Score the epoch and move on to the next; None when asked to stop before that was done."""
+    row: Row = {
+        "epoch": state.epoch + 1,
+        "step": state.step,
+        "lr": scheduler.optimizer.param_groups[0]["lr"],
+        "train_loss": state.loss_sum / max(1, state.images),
+        "train_top1": state.correct / max(1, state.images),
+        "eval_loss": None,
+        "eval_top1": None,
+        "eval_top5": None,
+        "images_per_s": state.images / max(state.seconds, 1e-9),
+        "seconds": state.seconds,
+    }
+    if job.validation is not None:
+        batches = _until(stop, job.validation.epoch(0))
+        found = predict_logits(job.model, batches, device=job.device, amp=job.recipe.amp)
+        if stop.signal is not None:
+            return None
+        row |= _validation_scores(job, found.logits, found.labels)
+        assert row["eval_loss"] is not None and row["eval_top1"] is not None
+        if (row["eval_top1"], -row["eval_loss"]) > (state.best_top1, -state.best_loss):
+            state.best_top1, state.best_loss = row["eval_top1"], row["eval_loss"]
+            state.best_epoch = state.epoch + 1
+        waited = state.epoch + 1 - state.best_epoch
+        state.stopped_early = job.recipe.early_stopping is not None and (
+            waited >= job.recipe.early_stopping
+        )
+        if job.recipe.schedule.name == "plateau":
+            scheduler.step(1 - row["eval_top1"])
+    state.history.append(row)
+    state.epoch += 1
+    state.begin_epoch()
+    return row
+
+
+def _validation_scores(job: Job, logits: Tensor, labels: Tensor) -> Row:
+    scaled = logits / job.recipe.loss.temperature
+    ranks = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return {
+        "eval_loss": nn.functional.cross_entropy(scaled, labels).item(),
+        "eval_top1": ranks[:, 0].float().mean().item(),
+        "eval_top5": ranks.any(1).float().mean().item() if logits.shape[1] > 5 else None,
+    }
+
+
+def _until(stop: StopRequest, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches up to the moment a stop is asked for (one at least)."""
+    for batch in batches:
+        yield batch
+        if stop.signal is not None:
+            return
+
+
+def _differences(saved: dict[str, object], here: dict[str, object]) -> list[str]:
+    changed = [
+        f"{key} {saved.get(key)} -> {here[key]}" for key in here if saved.get(key) != here[key]
+    ]
+    return [f"resumed under another {', '.join(changed)}: no longer bit-exact"] if changed else []
+
+
+@contextmanager
+def _closing(reporter: Reporter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        reporter.close()

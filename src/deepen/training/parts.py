@@ -1,0 +1,116 @@
+"""A plan put together: the network, what feeds it, and the card of its weights."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import deepen
+from deepen.data.loader import Batches
+from deepen.data.preprocess import Preprocessing
+from deepen.data.sources import Split, SplitName
+from deepen.evaluation.protocols import describe_one_crop
+from deepen.models import create_model, get_architecture
+from deepen.training.inputs import prepare
+from deepen.training.loop import Job
+from deepen.training.plan import Plan
+from deepen.training.progress import Row
+from deepen.training.run import Run
+from deepen.weights import Card, save_weights
+
+
+@dataclass
+class Parts:
+    """A plan put together: the network on its device, and what feeds it."""
+
+    plan: Plan
+    network: nn.Module
+    preprocessing: Preprocessing
+    mean_image: Tensor | None
+    device: torch.device
+    workers: int | None
+
+    def batches(self, split: SplitName, augmented: bool = False) -> Batches:
+        """Batches of a split; `augmented` means shuffled and augmented, for training."""
+        recipe, pictures = self.plan.recipe, self.plan.source.splits[split]
+        return Batches(
+            pictures,
+            self.preprocessing,
+            batch_size=recipe.batch_size,
+            augmentation=recipe.augment if augmented else None,
+            seed=recipe.seed,
+            shuffle=augmented,
+            workers=num_workers(self.workers, pictures),
+            mean_image=self.mean_image,
+            device=self.device,
+        )
+
+    def protocol(self, split: str, num_samples: int) -> str:
+        """How a split is scored, in words."""
+        return describe_one_crop(
+            self.preprocessing, data=self.plan.data, split=split, num_samples=num_samples
+        )
+
+    def card(self, protocol: str, scores: dict[str, float], epoch: int) -> Card:
+        """The card of the network as it stands."""
+        source = self.plan.source
+        return Card(
+            architecture=self.plan.model,
+            num_classes=len(source.classes),
+            in_channels=self.preprocessing.channels,
+            input_size=self.preprocessing.size_px,
+            classes=source.classes,
+            preprocessing=self.preprocessing,
+            temperature=self.plan.recipe.loss.temperature,
+            protocol=protocol,
+            score=scores,
+            data=self.plan.data,
+            fingerprint=source.fingerprint,
+            recipe=self.plan.recipe.model_dump(mode="json", exclude_none=True),
+            epoch=epoch,
+            deepen_version=deepen.__version__,
+            created=datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
+        )
+
+    def job(self, run: Run) -> Job:
+        """What the loop needs."""
+
+        def save(name: str, row: Row) -> None:
+            scores = {k.removeprefix("eval_"): v for k, v in row.items() if k[:5] == "eval_" and v}
+            words = self.protocol("val", len(self.plan.source.splits["val"])) if scores else ""
+            card = self.card(words, scores, int(row["epoch"] or 0))
+            save_weights(run.path / f"{name}.safetensors", self.network, card, self.mean_image)
+
+        return Job(
+            model=self.network,
+            recipe=self.plan.recipe,
+            train=self.batches("train", augmented=True),
+            validation=self.batches("val") if "val" in self.plan.source.splits else None,
+            run=run,
+            device=self.device,
+            save_weights=save,
+        )
+
+
+def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
+    """Build the network from the recipe's seed and settle its preprocessing on the data."""
+    takes = None if ":" in plan.model else get_architecture(plan.model).takes
+    preprocessing, mean_image = prepare(plan.recipe.input, plan.source, takes)
+    torch.manual_seed(plan.recipe.seed)
+    network = create_model(
+        plan.model, len(plan.source.classes), preprocessing.channels, preprocessing.size_px
+    ).to(device)
+    if plan.recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return Parts(plan, network, preprocessing, mean_image, device, workers)
+
+
+def num_workers(asked: int | None, split: Split) -> int:
+    """As asked; of its own accord a process for each core, for files alone."""
+    if asked is not None:
+        return asked
+    return 0 if split.files is None else min(8, os.cpu_count() or 1)

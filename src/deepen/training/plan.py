@@ -1,0 +1,129 @@
+"""What a run is going to do, settled before it begins and checked again when it is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deepen.data.sources import PictureSet, open_source
+from deepen.errors import InputError
+from deepen.models import get_architecture
+from deepen.training.choice import choose
+from deepen.training.progress import Reporter
+from deepen.training.recipe import Recipe, build_recipe, load_recipe
+from deepen.training.run import Run
+
+
+class Plan(NamedTuple):
+    """What a run does, settled: all that a resume must find unchanged.
+
+    Attributes:
+        data: folder or name, as the user gave it.
+        data_dir: where named data sets lie, if said.
+        excluded: pictures left out.
+        model: name of the network.
+        recipe: complete.
+        source: the pictures.
+        words: what was chosen for the user, and why.
+    """
+
+    data: str
+    data_dir: str | None
+    excluded: tuple[str, ...]
+    model: str
+    recipe: Recipe
+    source: PictureSet
+    words: tuple[str, ...]
+
+    def about(self) -> dict[str, Any]:
+        """data.json."""
+        source = self.source
+        return {
+            "name": self.data,
+            "model": self.model,
+            "data_dir": self.data_dir,
+            "excluded": list(self.excluded),
+            "root": None if source.root is None else str(source.root),
+            "classes": list(source.classes),
+            "channels": source.channels,
+            "counts": {name: len(split) for name, split in source.splits.items()},
+            "notes": [*source.notes, *self.words],
+            "fingerprint": source.fingerprint,
+        }
+
+
+def new_plan(
+    data: str | None,
+    model: str | None,
+    recipe: str | None,
+    changes: dict[str, Any] | None,
+    data_dir: str | Path | None,
+    download: bool,
+    exclude: Collection[str],
+    reporter: Reporter,
+) -> Plan:
+    """Settle a new run: read the data, choose what the user left open, and say so.
+
+    Raises:
+        InputError: words or data are off; nothing has been written.
+    """
+    if data is None:
+        raise InputError("name the data to train on: a folder of pictures, or a data set")
+    changes = changes or {}
+    if model is not None and ":" not in model:
+        get_architecture(model)  # a wrong name is said before the data are read
+    held_out = changes.get("validation")
+    if recipe is not None and held_out is None:
+        held_out = load_recipe(recipe, changes).validation
+    source = open_source(
+        data,
+        data_dir=None if data_dir is None else Path(data_dir),
+        download=download,
+        validation=held_out,
+        exclude=exclude,
+    )
+    choice = choose(source, model, recipe, changes)
+    for line in (*source.notes, *choice.words):
+        reporter.message(line)
+    where = None if data_dir is None else str(data_dir)
+    return Plan(data, where, tuple(exclude), choice.model, choice.recipe, source, choice.words)
+
+
+def old_plan(
+    run: Run,
+    data: str | None,
+    model: str | None,
+    recipe: str | None,
+    changes: dict[str, Any] | None,
+    data_dir: str | Path | None,
+) -> Plan:
+    """The plan of an existing run; what the user says again must be what the run was begun with.
+
+    Raises:
+        InputError: another data set, model or recipe, or data that changed; the field is named.
+    """
+    about, settled = run.read_json("data.json"), run.read_recipe()
+    for flag, asked in (("data", data), ("model", model)):
+        have = about["name" if flag == "data" else flag]
+        if asked is not None and asked != have:
+            raise InputError(f"--resume {run.path}: its {flag} is {have}, not {asked}")
+    if recipe is not None or changes:
+        base = settled.model_dump() if recipe is None else load_recipe(recipe).model_dump()
+        wanted = build_recipe(recipe or "of the run", base, changes).model_dump()
+        for field, value in settled.model_dump().items():
+            if wanted[field] != value:
+                raise InputError(
+                    f"--resume {run.path}: its {field} is {value}, not {wanted[field]}"
+                )
+    where = about["data_dir"] if data_dir is None else str(data_dir)
+    source = open_source(
+        about["name"],
+        data_dir=None if where is None else Path(where),
+        validation=settled.validation,
+        exclude=about["excluded"],
+    )
+    if source.fingerprint != about["fingerprint"]:
+        raise InputError(f"--resume {run.path}: data {about['name']} changed since the run began")
+    excluded = tuple(about["excluded"])
+    return Plan(about["name"], where, excluded, about["model"], settled, source, ())

@@ -1,0 +1,220 @@
+"""A recipe: everything that decides how a network is trained, as a checked YAML file.
+
+A recipe of a paper says in comments which section each line comes from. Lengths are in epochs or,
+as most papers have it, in steps (iterations); points of the schedule are fractions of the whole, so
+that a shortened run keeps the shape of its schedule.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deepen.data.augment import Augmentation
+from deepen.errors import InputError, unknown
+
+
+class Block(BaseModel):
+    """A part of a recipe: nothing but its own keys, unchangeable once read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Length(Block):
+    """How long to train: epochs (passes over the training pictures) or steps, one of the two."""
+
+    epochs: int | None = Field(default=None, ge=0)
+    steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Length:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        return self
+
+
+class Optimizer(Block):
+    """torch.optim's, by name."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+    decay_vectors: bool = True  # False: biases and batch norm's scales are not decayed
+
+
+class Schedule(Block):
+    """The learning rate against time, as a factor of `optimizer.lr`.
+
+    steps: times gamma at each milestone; cosine: half a cosine down to 0; plateau: times gamma
+    after `patience` epochs without a smaller validation error; constant. Before it a warm-up of
+    warmup_steps at warmup_factor (constant) or rising from there (linear).
+    """
+
+    name: Literal["constant", "steps", "cosine", "plateau"] = "constant"
+    milestones: tuple[float, ...] = ()  # fractions of the whole
+    gamma: float = Field(default=0.1, gt=0, lt=1)
+    patience: int = Field(default=5, ge=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_factor: float = Field(default=0.1, gt=0, le=1)
+    warmup: Literal["linear", "constant"] = "linear"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Schedule:
+        if (self.name == "steps") != bool(self.milestones):
+            raise ValueError("milestones go with name: steps, and only with it")
+        if any(not 0 < point < 1 for point in self.milestones):
+            raise ValueError("milestones are fractions of the whole, between 0 and 1")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError("milestones must rise")
+        if self.name == "plateau" and self.warmup_steps:
+            raise ValueError("warmup_steps does not go with name: plateau")
+        return self
+
+
+class Loss(Block):
+    """What is minimised, on logits divided by `temperature`.
+
+    cross_entropy, or map: LeCun et al. 1998, eq. 9, with a rubbish class of the constant logit
+    -rubbish beside the others.
+    """
+
+    name: Literal["cross_entropy", "map"] = "cross_entropy"
+    temperature: float = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    rubbish: float | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Loss:
+        if (self.name == "map") != (self.rubbish is not None):
+            raise ValueError("rubbish goes with name: map, and only with it")
+        if self.name == "map" and self.label_smoothing:
+            raise ValueError("label_smoothing does not go with name: map")
+        return self
+
+
+class Input(Block):
+    """What the network sees: left out, deepen chooses by the network and the data.
+
+    normalize: per channel to mean 0 and standard deviation 1 (channel), minus the mean picture of
+    the training set (pixel), or black to the first and white to the second of `range`.
+    """
+
+    size_px: int | None = Field(default=None, ge=1)
+    resize: Literal["auto", "none", "shorter", "squash"] = "auto"
+    pad_px: int | None = Field(default=None, ge=0)
+    normalize: Literal["channel", "pixel", "range"] = "channel"
+    range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Input:
+        if (self.normalize == "range") != (self.range is not None):
+            raise ValueError("range goes with normalize: range, and only with it")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError("range must rise")
+        return self
+
+
+class Recipe(Block):
+    """A whole recipe; see the package's `recipes/` for those of the papers."""
+
+    length: Length
+    batch_size: int = Field(default=128, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    loss: Loss = Loss()
+    augment: Augmentation = Augmentation()
+    input: Input = Input()
+    validation: int | None = Field(
+        default=None, ge=0
+    )  # pictures held out of training; None: the source's
+    early_stopping: int | None = Field(
+        default=None, ge=1
+    )  # epochs without a better one on validation
+    clip_norm: float | None = Field(default=None, gt=0)
+    amp: bool = False  # bfloat16 autocast
+    channels_last: bool = True
+    max_bad_pictures: float = Field(
+        default=0.05, ge=0, le=1
+    )  # share of the files, above it the run stops
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        if self.validation == 0:
+            needs = {
+                "early_stopping": self.early_stopping is not None,
+                "schedule.name: plateau": self.schedule.name == "plateau",
+            }
+            for key, used in needs.items():
+                if used:
+                    raise ValueError(f"{key} needs validation pictures, but validation is 0")
+        return self
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that ship with deepen."""
+    folder = resources.files("deepen.training") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[0] != "_")
+
+
+def load_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe by name or path and apply `changes`, {"optimizer.lr": 0.1} say.
+
+    Raises:
+        InputError: no such recipe, or one line for the first key that is unknown or impossible.
+    """
+    if name in list_recipes():
+        text = (resources.files("deepen.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text("utf-8")
+    elif name.endswith((".yaml", ".yml")):
+        raise InputError(f"recipe {name}: no such file")
+    else:
+        raise unknown("recipe", name, list_recipes())
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {name}: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"recipe {name}: is no mapping of keys to values")
+    return build_recipe(name, fields, changes)
+
+
+def build_recipe(name: str, fields: dict[str, Any], changes: dict[str, Any] | None) -> Recipe:
+    """A checked `Recipe` of plain fields and dotted changes; `name` is for the messages."""
+    for dotted, value in (changes or {}).items():
+        block, *path = fields, *dotted.split(".")
+        for key in path[:-1]:
+            block = block.setdefault(key, {})
+            if not isinstance(block, dict):
+                raise InputError(f"recipe {name}: {key} has no fields")
+        if path[0] == "length":  # epochs and steps exclude each other: the later word counts
+            block.clear()
+        block[path[-1]] = value
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise InputError(f"recipe {name}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        block: Any = Recipe
+        for key in problem["loc"][:-1]:
+            block = block.model_fields[key].annotation
+        return str(unknown("key", where, _dotted(block, problem["loc"][:-1])))
+    text = problem["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(problem["input"], dict | BaseModel) else f", got {problem['input']!r}"
+    return f"{where}: {text}{got}" if where else text
+
+
+def _dotted(block: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    return [".".join([*map(str, path), key]) for key in block.model_fields]

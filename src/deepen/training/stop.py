@@ -1,0 +1,47 @@
+"""Ctrl-C and SIGTERM asked for, not suffered: the loop looks, saves and leaves."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from deepen.errors import DeepenError, Interrupted, Preempted
+
+
+class StopRequest:
+    """While entered, SIGINT and SIGTERM set a flag; a second Ctrl-C no longer waits.
+
+    Outside the main thread, where Python delivers no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def error(self, advice: str) -> DeepenError:
+        """What to raise once all is saved."""
+        if self.signal == signal.SIGTERM:
+            return Preempted(f"stopped by SIGTERM; {advice}")
+        return Interrupted(f"stopped by Ctrl-C; {advice}")

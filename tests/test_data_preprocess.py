@@ -1,0 +1,559 @@
+"""Decoding against arrays we saved, EXIF by explicit numpy turns, geometry against torchvision."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageFile, ImageOps
+from pydantic import ValidationError
+from torchvision.transforms import v2
+
+from deepen.data.preprocess import (
+    EXTENSIONS,
+    FORMATS,
+    MAX_PIXELS,
+    PictureError,
+    Preprocessing,
+    detect_format,
+    open_picture,
+)
+from deepen.errors import InputError
+
+RNG = np.random.default_rng(7)
+ROWS, COLUMNS = np.mgrid[:37, :53]
+RGB = np.stack([ROWS * 6, COLUMNS * 4, (ROWS * COLUMNS) % 256], axis=-1).astype(np.uint8)
+PHOTO = Image.fromarray(RGB)
+GREY = Image.fromarray(RGB[..., 0])
+
+
+def encode(image: Image.Image, picture_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, picture_format, **options)
+    return buffer.getvalue()
+
+
+def decode(data: bytes, channels: int = 3) -> np.ndarray:
+    return np.asarray(open_picture(data, channels=channels))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes | None) -> bytes:
+    """A PNG written by hand (PNG specification, section 5), without data if `rows` is None."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    data = b"" if rows is None else chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+PALETTE = PHOTO.quantize(64)
+ENCODED = {
+    "jpeg": encode(PHOTO, "JPEG"),
+    "jpeg progressive": encode(PHOTO, "JPEG", progressive=True),
+    "jpeg cmyk": encode(PHOTO.convert("CMYK"), "JPEG"),
+    "jpeg grey": encode(GREY, "JPEG"),
+    "png": encode(PHOTO, "PNG"),
+    "png palette": encode(PALETTE, "PNG", transparency=3),
+    "png 16 bit": encode(Image.fromarray(RGB[..., 2].astype(np.uint16) * 257), "PNG"),
+    "gif": encode(PALETTE, "GIF"),
+    "bmp": encode(PHOTO, "BMP"),
+    "webp": encode(PHOTO, "WEBP"),
+    "tiff": encode(PHOTO, "TIFF"),
+}
+"""Not among them is compressed TIFF: when it is cut, libtiff itself writes to the terminal."""
+
+WHOLE = {name: decode(data) for name, data in ENCODED.items()}
+
+
+# Formats and modes
+
+
+@pytest.mark.parametrize(
+    ("picture_format", "options"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ],
+)
+def test_lossless_formats_give_back_the_pixels(picture_format: str, options: dict) -> None:
+    data = encode(PHOTO, picture_format, **options)
+    assert detect_format(data) == picture_format
+    np.testing.assert_array_equal(decode(data), RGB)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "webp"])
+def test_lossy_formats_give_nearly_the_pixels(name: str) -> None:
+    smooth = np.stack([ROWS * 6, COLUMNS * 4, 255 - COLUMNS * 4], axis=-1).astype(np.uint8)
+    picture_format = "WEBP" if name == "webp" else "JPEG"
+    options = {"progressive": True} if name == "jpeg progressive" else {}
+    decoded = decode(encode(Image.fromarray(smooth), picture_format, quality=95, **options))
+    assert np.abs(decoded.astype(int) - smooth).mean() < 4
+
+
+def test_first_frame_of_an_animation() -> None:
+    first, second = Image.new("RGB", (8, 6), "red"), Image.new("RGB", (8, 6), "blue")
+    for picture_format in ("GIF", "WEBP", "PNG", "TIFF"):
+        lossless = {"lossless": True} if picture_format == "WEBP" else {}
+        data = encode(first, picture_format, save_all=True, append_images=[second], **lossless)
+        assert (decode(data) == (255, 0, 0)).all(), picture_format
+
+
+def test_jpeg_of_a_phone_with_several_pictures() -> None:
+    data = encode(PHOTO, "MPO", save_all=True, append_images=[GREY])
+    assert detect_format(data) == "JPEG"
+    assert decode(data).shape == RGB.shape
+
+
+def test_cmyk() -> None:
+    inks = {"red": (0, 255, 255, 0), "black": (0, 0, 0, 255), "white": (0, 0, 0, 0)}
+    for colour, ink in inks.items():
+        data = encode(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)
+        expected = np.asarray(Image.new("RGB", (16, 16), colour)).astype(int)
+        assert np.abs(decode(data) - expected).max() <= 3, colour
+
+
+def test_palette_with_transparency_is_composited_on_white() -> None:
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])  # turns its mode into P
+    data = encode(image, "PNG", transparency=bytes([255, 0, 51]))
+    expected = [[[255, 0, 0], [255, 255, 255], [204, 204, 255]]]  # 51 / 255 = one fifth
+    np.testing.assert_array_equal(decode(data), expected)
+    data = encode(image, "GIF", transparency=1)
+    np.testing.assert_array_equal(decode(data)[0, :2], [[255, 0, 0], [255, 255, 255]])
+
+
+@pytest.mark.parametrize("picture_format", ["PNG", "WEBP", "TIFF"])
+def test_alpha_is_composited_on_white(picture_format: str) -> None:
+    alpha = RNG.integers(0, 256, (*RGB.shape[:2], 1), dtype=np.uint8)
+    image = Image.fromarray(np.concatenate([RGB, alpha], axis=-1))
+    options = {"lossless": True, "exact": True} if picture_format == "WEBP" else {}
+    expected = 255 + (RGB.astype(float) - 255) * (alpha / 255)
+    assert np.abs(decode(encode(image, picture_format, **options)) - expected).max() <= 1
+
+
+def test_grey_with_alpha() -> None:
+    image = Image.fromarray(np.array([[[0, 255], [0, 0], [100, 255], [0, 51]]], np.uint8))
+    assert image.mode == "LA"
+    np.testing.assert_array_equal(decode(encode(image, "PNG"), 1), [[0, 255, 100, 204]])
+    assert decode(encode(image, "PNG")).tolist() == [[[v] * 3 for v in (0, 255, 100, 204)]]
+
+
+def test_colour_key_transparency() -> None:
+    image = Image.fromarray(np.array([[[9, 9, 9], [8, 9, 9]]], np.uint8))
+    data = encode(image, "PNG", transparency=(9, 9, 9))
+    np.testing.assert_array_equal(decode(data), [[[255, 255, 255], [8, 9, 9]]])
+    grey = encode(Image.fromarray(np.array([[9, 8]], np.uint8)), "PNG", transparency=9)
+    np.testing.assert_array_equal(decode(grey, 1), [[255, 8]])
+
+
+def test_one_bit() -> None:
+    bits = RNG.random((9, 13)) < 0.5
+    for picture_format in ("PNG", "TIFF", "BMP"):
+        data = encode(Image.fromarray(bits), picture_format)
+        np.testing.assert_array_equal(decode(data, 1), bits * 255)
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    files = [encode(Image.fromarray(values), kind) for kind in ("PNG", "TIFF")]
+    files.append(encode(Image.fromarray(values.astype(">u2")), "TIFF"))
+    for data in files:
+        decoded = decode(data, 1)
+        assert np.abs(decoded - values / 257).max() < 1
+        np.testing.assert_array_equal(decode(data), np.repeat(decoded[..., None], 3, axis=-1))
+    # The same values as 16-bit colour come out the same.
+    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in values)
+    np.testing.assert_array_equal(decode(png(256, 256, 16, 2, rows))[..., 0], decode(files[0], 1))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_without_a_white_are_refused(dtype: type) -> None:
+    data = encode(Image.fromarray(np.arange(12, dtype=dtype).reshape(3, 4)), "TIFF")
+    with pytest.raises(PictureError, match="no agreed white"):
+        open_picture(data)
+
+
+@pytest.mark.parametrize("name", sorted(ENCODED))
+def test_one_channel_is_the_luma_of_three(name: str) -> None:
+    luma = WHOLE[name] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2
+    grey = decode(ENCODED[name], 1)
+    assert grey.shape == WHOLE[name].shape[:2]
+    assert np.abs(grey - luma).max() <= 1
+
+
+# Orientation
+
+STORED = {  # EXIF 2.32, section 4.6.4: how an upright array lies in the file
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("picture_format", ["PNG", "WEBP", "TIFF", "JPEG"])
+def test_exif_orientation(picture_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](RGB)))
+    options = {"lossless": True} if picture_format == "WEBP" else {}
+    data = encode(stored, picture_format, exif=exif, **options)
+    if picture_format == "JPEG":
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image))
+    else:
+        expected = RGB
+    np.testing.assert_array_equal(decode(data), expected)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 1000])
+def test_orientations_that_mean_nothing(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode(encode(PHOTO, "PNG", exif=exif)), RGB)
+
+
+def test_a_broken_exif_block_neither_warns_nor_spoils_the_picture() -> None:
+    broken = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\xff\xff\x40"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for picture_format in ("JPEG", "PNG", "WEBP"):
+            for exif in (broken, broken[:10], b"Exif\0\0nonsense"):
+                assert decode(encode(PHOTO, picture_format, exif=exif)).shape == RGB.shape
+
+
+def test_warning_filters_survive_many_threads() -> None:
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [ENCODED["png"]] * 200))
+    assert list(warnings.filters) == before
+
+
+# Damage
+
+
+@given(st.sampled_from(sorted(ENCODED)), st.floats(0, 1))
+def test_a_cut_file_is_refused_or_whole(name: str, share: float) -> None:
+    data = ENCODED[name][: int(share * len(ENCODED[name]))]
+    with contextlib.suppress(PictureError):
+        np.testing.assert_array_equal(decode(data), WHOLE[name])
+
+
+@pytest.mark.parametrize("name", sorted(ENCODED))
+def test_the_reason_is_one_line_that_says_damaged(name: str) -> None:
+    with pytest.raises(PictureError, match=r"^half\.jpg: damaged [A-Z]+: \S.*$") as caught:
+        open_picture(ENCODED[name][: len(ENCODED[name]) // 2], name="half.jpg")
+    assert "0x" not in str(caught.value)
+
+
+def test_a_large_jpeg_that_is_cut_anywhere_is_refused() -> None:
+    data = encode(Image.fromarray(RNG.integers(0, 256, (600, 500, 3), dtype=np.uint8)), "JPEG")
+    assert len(data) > 2 * ImageFile.MAXBLOCK  # decoded in several pieces
+    for length in range(0, len(data) - 100, 997):
+        with pytest.raises(PictureError):
+            open_picture(data[:length])
+
+
+@given(
+    st.sampled_from(sorted(set(ENCODED) - {"tiff"})),  # libtiff writes to the terminal
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4),
+)
+def test_flipped_bits_raise_nothing_else(name: str, flips: list[tuple[float, int]]) -> None:
+    data = bytearray(ENCODED[name])
+    for place, mask in flips:
+        data[int(place * len(data))] ^= mask
+    with contextlib.suppress(PictureError):
+        assert open_picture(bytes(data), max_pixels=10**6).mode == "RGB"
+
+
+@given(st.sampled_from([data[:16] for data in ENCODED.values()]), st.binary(max_size=200))
+def test_noise_after_a_signature_raises_nothing_else(signature: bytes, noise: bytes) -> None:
+    with pytest.raises(PictureError):
+        open_picture(signature + noise, max_pixels=10**6)
+
+
+@pytest.mark.parametrize("side", [13_378, 20_000, 60_000])  # one row above the cap, and far
+def test_a_bomb_is_refused_by_its_header(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("was decoded"))
+    with pytest.raises(PictureError, match=r"picture: (13378x13378 px, above the cap|too large)"):
+        open_picture(png(side, side, 8, 2, None))
+
+
+def test_max_pixels_counts_width_times_height() -> None:
+    assert open_picture(ENCODED["png"], max_pixels=37 * 53).size == (53, 37)
+    with pytest.raises(PictureError, match="53x37 px, above the cap of 1,960 pixels"):
+        open_picture(ENCODED["png"], max_pixels=37 * 53 - 1)
+    assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS // 2  # Pillow refuses at twice this
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b"just some words", "not a picture"), (b"RIFF1234WAVEfmt ", "not a pic")],
+)
+def test_files_that_are_no_pictures(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "ant.jpg"
+    path.write_bytes(content)
+    assert detect_format(path) is None
+    with pytest.raises(PictureError, match=reason) as caught:
+        open_picture(path)
+    assert caught.value.path == str(path)
+    assert str(caught.value).startswith(f"{path}: {caught.value.reason}")
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    cases = {
+        str(tmp_path): "is a folder",
+        str(tmp_path / "none.png"): "no such file",
+        "zero\0byte.png": "cannot be read",
+        str(tmp_path / ("x" * 5000)): "cannot be read",
+    }
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
+        cases[str(tmp_path / "pipe.png")] = "is no file"
+    for path, reason in cases.items():
+        for call in (open_picture, detect_format):
+            with pytest.raises(PictureError) as caught:
+                call(path)
+            assert caught.value.path == path
+            assert reason in caught.value.reason
+
+
+def test_the_error_is_an_input_error_that_crosses_processes() -> None:
+    with pytest.raises(InputError) as caught:
+        open_picture(ENCODED["jpeg"][:500], name="ants/1.jpg")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(copy, PictureError)
+    assert (copy.path, copy.reason) == ("ants/1.jpg", caught.value.reason)  # type: ignore[attr-defined]
+    assert str(copy) == str(caught.value)
+    assert copy.exit_status == 2
+
+
+def test_a_path_and_its_bytes_decode_alike(tmp_path: Path) -> None:
+    for name, data in ENCODED.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        picture = open_picture(path)
+        assert picture.mode == "RGB"
+        assert picture.info == {"name": str(path)}
+        np.testing.assert_array_equal(np.asarray(picture), WHOLE[name])
+        assert detect_format(str(path)) == name.split()[0].upper()
+
+
+def test_endings() -> None:
+    assert (
+        frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}) == EXTENSIONS
+    )
+    assert all(Image.registered_extensions()[e] == kind for kind in FORMATS for e in FORMATS[kind])
+
+
+# Geometry
+
+
+def preprocessing(**changes: object) -> Preprocessing:
+    fields: dict[str, object] = {
+        "channels": 3,
+        "size_px": (24, 20),
+        "resize": "shorter",
+        "resize_px": 30,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    }
+    return Preprocessing.model_validate(fields | changes)
+
+
+def noise(height: int, width: int, channels: int = 3) -> Image.Image:
+    pixels = np.random.default_rng(height * 1000 + width).integers(
+        0, 256, (height, width, channels), dtype=np.uint8
+    )
+    return Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(24, 60))
+def test_shorter_side_and_centre_crop_are_torchvisions(height: int, width: int, side: int) -> None:
+    oracle = v2.Compose([v2.Resize(side), v2.CenterCrop((24, 20))])
+    image = noise(height, width)
+    fitted = preprocessing(resize_px=side).fit(image)
+    assert fitted.flags.writeable
+    assert fitted.flags.c_contiguous
+    np.testing.assert_array_equal(fitted, np.asarray(oracle(image)))
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 3), st.sampled_from([1, 3]))
+def test_squash_and_pad_are_torchvisions(height: int, width: int, pad: int, channels: int) -> None:
+    oracle = v2.Compose([v2.Resize((24 - 2 * pad, 20 - 2 * pad)), v2.Pad(pad)])
+    statistics = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    image = noise(height, width, channels)
+    fitted = preprocessing(
+        resize="squash", resize_px=None, pad_px=pad, channels=channels, **statistics
+    ).fit(image)
+    assert fitted.shape == (24, 20, channels)
+    np.testing.assert_array_equal(fitted, np.asarray(oracle(image)).reshape(24, 20, channels))
+
+
+@given(
+    st.sampled_from(["none", "shorter", "squash"]),
+    st.integers(0, 3),
+    st.sampled_from([1, 3]),
+    st.sampled_from([(32, 32), (30, 30), (24, 20), (31, 47), (30, 41)]),
+    st.integers(0, 3),
+)
+def test_fit_arrays_is_fit_on_each(
+    resize: str, pad: int, channels: int, size: tuple[int, int], num_images: int
+) -> None:
+    size = (24 - 2 * pad, 20 - 2 * pad) if resize == "none" else size
+    images = RNG.integers(0, 256, (num_images, *size, channels), dtype=np.uint8)
+    one = preprocessing(
+        resize=resize,
+        resize_px=30 if resize == "shorter" else None,
+        pad_px=pad,
+        channels=channels,
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+    )
+    fitted = one.fit_arrays(images)
+    assert fitted.shape == (num_images, 24, 20, channels)
+    assert fitted.dtype == np.uint8
+    for image, result in zip(images, fitted, strict=True):
+        picture = Image.fromarray(image if channels == 3 else image[..., 0])
+        np.testing.assert_array_equal(result, one.fit(picture))
+
+
+def test_lenets_border() -> None:
+    lenet = preprocessing(
+        channels=1, size_px=(32, 32), resize="none", resize_px=None, pad_px=2, mean=(0,), std=(1,)
+    )
+    digits = RNG.integers(1, 256, (5, 28, 28, 1), dtype=np.uint8)
+    padded = lenet.fit_arrays(digits)
+    np.testing.assert_array_equal(padded[:, 2:-2, 2:-2], digits)
+    assert padded.astype(int).sum() == digits.astype(int).sum()
+    assert lenet.describe() == "28x28, not resized, 2 px of zeros round it, greyscale"
+
+
+def test_arrays_change_their_channels_as_pictures_do() -> None:
+    grey = preprocessing(
+        channels=1, size_px=(37, 53), resize="none", resize_px=None, mean=(0,), std=(1,)
+    )
+    np.testing.assert_array_equal(grey.fit_arrays(RGB[None])[0, ..., 0], PHOTO.convert("L"))
+    colour = preprocessing(size_px=(37, 53), resize="none", resize_px=None)
+    np.testing.assert_array_equal(colour.fit_arrays(RGB[None, ..., :1])[0], GREY.convert("RGB"))
+
+
+@pytest.mark.parametrize("size", [(25, 20), (24, 21), (23, 20), (24, 19)])
+def test_another_size_is_refused_where_nothing_is_resized(size: tuple[int, int]) -> None:
+    fixed = preprocessing(resize="none", resize_px=None)
+    with pytest.raises(PictureError, match=f"{size[1]}x{size[0]} px; 20x24 needed"):
+        fixed.fit(noise(*size))
+    with pytest.raises(PictureError, match="20x24 needed"):
+        fixed.fit_arrays(np.zeros((2, *size, 3), np.uint8))
+
+
+def test_a_misfit_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "thin.png"
+    Image.new("RGB", (1, 3000)).save(path)
+    with pytest.raises(PictureError) as caught:
+        preprocessing(resize_px=300).fit(open_picture(path))
+    assert caught.value.path == str(path)
+    assert "300x900000 px" in caught.value.reason
+
+
+def test_describe() -> None:
+    card = preprocessing(size_px=(64, 64), resize_px=73)
+    assert card.describe() == "shorter side to 73 px, centre crop 64x64"
+    squash = preprocessing(resize="squash", resize_px=None, mean_image=True)
+    assert squash.describe() == "squashed to 24x20, mean of each pixel subtracted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 2}, "1 or 3"),
+        ({"mean": (0.5,)}, "3 values"),
+        ({"std": (0.5, 0.5)}, "3 values"),
+        ({"std": (0.5, 0.5, 0.0)}, "above 0"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "finite"),
+        ({"size_px": (0, 20)}, "greater than 0"),
+        ({"pad_px": 10}, "leaves no picture"),
+        ({"pad_px": -1}, "leaves no picture"),
+        ({"resize_px": None}, "goes with resize=shorter"),
+        ({"resize": "squash"}, "goes with resize=shorter"),
+        ({"resize_px": 23}, "less than the crop"),
+        ({"crop": 3}, "Extra inputs"),
+    ],
+)
+def test_impossible_settings(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        preprocessing(**changes)
+
+
+def test_it_travels_as_json() -> None:
+    card = preprocessing(mean=(0.1, 1 / 3, 0.7))
+    assert Preprocessing.model_validate_json(card.model_dump_json()) == card
+
+
+# Normalization
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalize_is_torchvisions(channels: int) -> None:
+    mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
+    card = preprocessing(channels=channels, size_px=(19, 23), mean=mean, std=std)
+    images = torch.from_numpy(RNG.integers(0, 256, (7, 19, 23, channels), dtype=np.uint8))
+    before = images.clone()
+    normalized = card.normalize(images)
+    assert normalized.dtype == torch.float32
+    assert normalized.shape == (7, channels, 19, 23)
+    assert normalized.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+
+    oracle = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    torch.testing.assert_close(normalized, oracle(images.permute(0, 3, 1, 2)).contiguous())
+    exact = (images.numpy() / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(normalized.permute(0, 2, 3, 1).numpy(), exact, rtol=0, atol=1e-6)
+
+
+def test_normalize_with_a_mean_image() -> None:
+    card = preprocessing(size_px=(19, 23), mean_image=True, std=(1.0, 0.5, 0.25))
+    images = RNG.integers(0, 256, (5, 19, 23, 3), dtype=np.uint8)
+    mean_image = torch.from_numpy(RNG.random((19, 23, 3), dtype=np.float32))
+    normalized = card.normalize(torch.from_numpy(images), mean_image)
+    assert normalized.is_contiguous(memory_format=torch.channels_last)
+    exact = (images / 255 - mean_image.double().numpy()) / np.array(card.std)
+    np.testing.assert_allclose(normalized.permute(0, 2, 3, 1).numpy(), exact, rtol=0, atol=1e-6)
+
+    with pytest.raises(ValueError, match="mean_image=True"):
+        card.normalize(torch.from_numpy(images))
+    with pytest.raises(ValueError, match="mean_image=False"):
+        preprocessing().normalize(torch.from_numpy(images), mean_image)
+
+
+def test_normalize_takes_any_strides_and_an_empty_batch() -> None:
+    images = torch.from_numpy(RNG.integers(0, 256, (4, 20, 24, 3), dtype=np.uint8))
+    turned = images.transpose(1, 2)
+    card = preprocessing()
+    assert torch.equal(card.normalize(turned), card.normalize(turned.contiguous()))
+    assert card.normalize(images[:0]).shape == (0, 3, 20, 24)
