@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from deepen.data.doctor import Diagnosis, examine
+from deepen.data.preprocess import open_picture
+from deepen.data.sources import open_source
 from deepen.errors import InputError
 
 
@@ -111,7 +113,7 @@ def test_every_planted_fault_is_named(healthy: Path) -> None:
         ["train/bees/1.png", "train/ants/bee.png"],
         ["val/bees/1.png", "train/bees/3.png"],
     ]
-    assert diagnosis.ignored == {".txt": 1, "in no class folder": 1, "no ending": 1}
+    assert diagnosis.ignored == {".txt": 1, "in no class folder": 1, "without ending": 1}
     assert diagnosis.counts["train"] == {"ants": 7, "bees": 6, "wasps": 0}
     assert diagnosis.imbalance == pytest.approx(7 / 6)
 
@@ -123,6 +125,10 @@ def test_quarantine_leaves_a_folder_without_bad_files(healthy: Path) -> None:
     (healthy / "val/bees/cut.png").write_bytes((healthy / "val/bees/1.png").read_bytes()[:300])
     quarantine = examine(healthy).quarantine
     assert quarantine == ["val/bees/cut.png", "val/ants/99.png", "train/ants/1.png"]
+    for split in open_source(healthy, exclude=quarantine).splits.values():
+        assert split.files
+        assert all(open_picture(path) for path in split.files)
+        assert not set(split.keys) & set(quarantine)
     for path in quarantine:
         (healthy / path).unlink()
     assert found(examine(healthy)) == [("mislabelled", "train/bees/named.gif")]
@@ -161,6 +167,25 @@ def test_layouts_that_no_source_takes(tmp_path: Path, healthy: Path) -> None:
     assert found(examine(healthy)) == [("layout", "validation")]
     shutil.rmtree(healthy / "train")
     assert ("layout", ".") in found(examine(healthy))
+
+
+def test_what_a_source_refuses_is_a_problem(tmp_path: Path, healthy: Path) -> None:
+    def faulty(name: str) -> Path:
+        return shutil.copytree(healthy, tmp_path / name)
+
+    (faulty("empty class") / "train" / "wasps").mkdir()
+    save(faulty("unknown class") / "val" / "wasps" / "1.png", 50)
+    shutil.rmtree(faulty("one class") / "train" / "bees")
+    shutil.rmtree(faulty("no train") / "train")
+    faulty("two of them").joinpath("valid").mkdir()
+    capital = faulty("capital")
+    (capital / "train").rename(capital / "Train")
+    (capital / "val").rename(capital / "Val")
+    for name in ("empty class", "unknown class", "one class", "no train", "two of them", "capital"):
+        kinds = {kind for kind, _ in found(examine(tmp_path / name))}
+        assert kinds & {"empty_class", "unknown_class", "layout"}, name
+        with pytest.raises(InputError):
+            open_source(tmp_path / name)
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -203,10 +228,12 @@ def test_links_that_lead_nowhere(healthy: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
 def test_a_name_that_is_not_utf8(healthy: Path) -> None:
-    os.rename(healthy / "train/ants/1.png", os.fsencode(healthy / "train/ants") + b"/\xff.png")
+    shutil.copy(healthy / "train/ants/2.png", healthy / "train/ants" / os.fsdecode(b"\xff.png"))
     diagnosis = examine(healthy)
-    assert found(diagnosis) == [("layout", "train/ants/\\udcff.png")]
+    assert found(diagnosis) == [("duplicate", "train/ants/\\udcff.png")]
     assert diagnosis.model_dump_json()
+    kept = open_source(healthy, exclude=diagnosis.quarantine).splits["train"]
+    assert len(kept) == len(open_source(healthy).splits["train"]) - 1
 
 
 def test_real_pictures(real_data: Path) -> None:

@@ -10,11 +10,13 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from scipy import stats
 
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError
@@ -292,6 +294,35 @@ def test_recipe_versions_and_protocol_are_said(tmp_path):
     assert "Pictures left out" not in everything
 
 
+def test_interval_is_wilsons(tmp_path):
+    run = make_run(tmp_path / "run", num=153)
+    scores = read_scores(run)
+    hits = round(scores.top1 * scores.num_samples)
+    low, high = stats.binomtest(hits, scores.num_samples).proportion_ci(method="wilson")
+    shown = {row[0]: row[1] for row in Page(write_report(run)).tables["results"]}
+    assert shown["95% interval"] == f"{percent(low, 1)} – {percent(high, 1)}"
+
+
+def test_commonest_confusions_are_the_largest_counts(tmp_path):
+    run = make_run(tmp_path / "run")
+    confusion = np.array(read_scores(run).confusion)
+    np.fill_diagonal(confusion, 0)
+    shown = Page(write_report(run)).text("confusions").split("→")
+    counts = [int(words.split()[1].rstrip(",")) for words in shown[1:]]
+    assert counts == sorted(confusion.flatten().tolist(), reverse=True)[: len(counts)]
+    said = shown[1].split()[0]
+    true = shown[0].split()[0]
+    assert confusion[CIFAR10.index(true), CIFAR10.index(said)] == counts[0]
+
+
+def test_names_that_are_no_unicode_are_survived(tmp_path):
+    run = make_run(tmp_path / "run")
+    mistakes = make_mistakes(CIFAR10, 2)
+    mistakes[0]["key"] = "train/caf\udce9.jpg"  # how Python reads a Latin-1 file name
+    (run / "mistakes.json").write_text(json.dumps(mistakes), "utf-8")
+    assert "train/caf?.jpg" in Page(write_report(run)).text("figcaption")
+
+
 def test_validation_scores_are_called_so(tmp_path):
     page = Page(write_report(make_run(tmp_path / "run", split="val")))
     assert "top-1 accuracy on validation data" in page.text("main")
@@ -327,6 +358,13 @@ def test_curves_have_one_line_a_series(tmp_path):
     assert "#0000" not in text
 
 
+def test_the_users_own_matplotlib_style_does_not_show(tmp_path):
+    run = make_run(tmp_path / "run")
+    plain = write_report(run).read_bytes()
+    with matplotlib.rc_context({"axes.facecolor": "red", "lines.linestyle": "--", "font.size": 30}):
+        assert write_report(run).read_bytes() == plain
+
+
 def test_gaps_and_huge_ranges_in_the_metrics(tmp_path):
     run = make_run(tmp_path / "run")
     lines = (run / "metrics.csv").read_text("utf-8").splitlines()
@@ -335,6 +373,7 @@ def test_gaps_and_huge_ranges_in_the_metrics(tmp_path):
     (run / "metrics.csv").write_text("\n".join(lines), "utf-8")
     page = Page(write_report(run))
     assert "(log scale)" in page.text("curves")
+    assert {"1000", "0.001"} <= {text for path, text in page.texts if "svg" in path}
     assert page.tables["epochs"][3][2] == "–"
 
 
@@ -364,6 +403,15 @@ def test_what_is_missing_or_damaged_is_named(tmp_path, name):
         write_report(run)
     (run / name).unlink()
     with pytest.raises(InputError, match=f"{name}: not there"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("text", ["epoch,lr\n1,0.1\n", "{header}\n1,x\n"])
+def test_damaged_metrics_are_named(tmp_path, text):
+    run = make_run(tmp_path / "run")
+    header = make_metrics(0).strip()
+    (run / "metrics.csv").write_text(text.replace("{header}", header), "utf-8")
+    with pytest.raises(InputError, match=r"metrics\.csv: damaged"):
         write_report(run)
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError
@@ -55,10 +55,10 @@ class Augmentation(BaseModel):
     """Of `random_resized`: the window's width over its height, uniform in the logarithm."""
     flip: bool = False
     """Left and right changed over, half of the time."""
-    jitter: float = Field(0.0, ge=0)
+    jitter: float = Field(default=0.0, ge=0)
     """Brightness, contrast and saturation, each by a factor of 1 - jitter to 1 + jitter, in random
     order (Howard 2013, section 2.2; the order as in fb.resnet.torch, which has 0.4)."""
-    lighting: float = Field(0.0, ge=0)
+    lighting: float = Field(default=0.0, ge=0)
     """Standard deviation of a shift along the principal components of ImageNet's colours
     (Krizhevsky et al. 2012, section 4.1, which has 0.1)."""
 
@@ -106,7 +106,7 @@ class Augmentation(BaseModel):
 def pad_images(augmentation: Augmentation, images: Tensor) -> Tensor:
     """Put the border round uint8 (N, H, W, C) that `augment_batch` crops from, if it does."""
     border = augmentation.pad_px if augmentation.crop == "pad" else 0
-    return F.pad(images, (0, 0, border, border, border, border)) if border else images
+    return functional.pad(images, (0, 0, border, border, border, border)) if border else images
 
 
 def augment_batch(augmentation: Augmentation, images: Tensor, indices: Tensor, u: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def resized_box(
 ) -> tuple[int, int, int, int]:
     """The window of `random_resized` in a picture of (width, height): left, top, right, bottom.
 
-    Ten tries, then the largest central window within `ratio`, as torchvision's RandomResizedCrop.
+    It takes the first 22 of the uniforms `u`. Ten tries, then the largest central window within `ratio`, as torchvision's RandomResizedCrop.
     """
     width, height = size
     (small, large), (narrow, wide) = augmentation.area, augmentation.ratio
@@ -167,7 +167,8 @@ def resized_box(
         ratio = narrow * (wide / narrow) ** ratio_draw
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(u[-2] * (width - w + 1)), int(u[-1] * (height - h + 1))
+            across, down = u[2 * _TRIES : 2 * _TRIES + 2]
+            left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
             return left, top, left + w, top + h
     w = max(1, min(width, round(height * wide)))
     h = max(1, min(height, round(width / narrow)))
@@ -212,12 +213,13 @@ def _change(
         images = _flip_some(images, flip[:, 0] < 0.5)
     if not (augmentation.jitter or augmentation.lighting):
         return images
-    pixels = images.float()
+    planes = images.permute(0, 3, 1, 2).float().contiguous()  # colours broadcast slowly when last
     if augmentation.jitter:
-        pixels = _jitter(pixels, augmentation.jitter, jitter)
+        planes = _jitter(planes, augmentation.jitter, jitter)
     if augmentation.lighting:
-        pixels = pixels + 255 * _lighting(augmentation.lighting, lighting)[:, None, None, :]
-    return pixels.round().clamp(0, 255).to(torch.uint8)
+        planes = planes + 255 * _lighting(augmentation.lighting, lighting)[:, :, None, None]
+    planes = planes.round_().clamp_(0, 255).to(torch.uint8)
+    return planes.permute(0, 2, 3, 1).contiguous()
 
 
 def _flip_some(images: Tensor, chosen: Tensor) -> Tensor:
@@ -228,8 +230,8 @@ def _flip_some(images: Tensor, chosen: Tensor) -> Tensor:
     return both.index_select(0, place + len(images) * chosen)
 
 
-def _jitter(pixels: Tensor, strength: float, u: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of pixels (B, H, W, C) on the 0..255 scale, u (B, 4).
+def _jitter(planes: Tensor, strength: float, u: Tensor) -> Tensor:
+    """Brightness, contrast and saturation of planes (B, C, H, W) on the 0..255 scale, u (B, 4).
 
     Each mixes the picture with another: black, its mean grey, its grey self.
     """
@@ -239,16 +241,17 @@ def _jitter(pixels: Tensor, strength: float, u: Tensor) -> Tensor:
     for kind in orders.unbind(1):
         factor = factors.gather(1, kind[:, None])[:, :, None, None]
         kind = kind[:, None, None, None]
-        grey = _grey(pixels)
-        other = torch.where(kind == 1, grey.mean((1, 2), keepdim=True), grey * (kind == 2))
-        pixels = (other + factor * (pixels - other)).clamp(0, 255)
-    return pixels
+        grey = _grey(planes)
+        other = torch.where(kind == 1, grey.mean((2, 3), keepdim=True), grey * (kind == 2))
+        planes = torch.lerp(other, planes, factor).clamp_(0, 255)
+    return planes
 
 
-def _grey(pixels: Tensor) -> Tensor:
-    if pixels.shape[-1] == 1:
-        return pixels
-    return (pixels * torch.tensor(_LUMA, device=pixels.device)).sum(-1, keepdim=True)
+def _grey(planes: Tensor) -> Tensor:
+    if planes.shape[1] == 1:
+        return planes
+    red, green, blue = planes.split(1, dim=1)
+    return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
 
 
 def _lighting(sigma: float, u: Tensor) -> Tensor:

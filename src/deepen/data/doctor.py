@@ -159,6 +159,9 @@ def _walk(root: Path) -> _Tree:
                 tree.ignored["in no class folder"] += 1
                 continue
             label = _text(Path(entry.name))
+            if split == UNSPLIT and label.lower() in SPLIT_FOLDERS:
+                detail = f"if this is a split, call it {label.lower()}"
+                tree.problems.append(_problem(entry, root, "layout", detail))
             paths = list(_pictures(entry, tree.ignored))
             tree.files.extend(
                 _File(path, _text(path.relative_to(root)), split, label) for path in paths
@@ -208,7 +211,7 @@ def _pictures(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
         elif entry.suffix.lower() in EXTENSIONS:
             yield entry
         else:
-            ignored[Path(_text(entry)).suffix.lower() or "no ending"] += 1
+            ignored[Path(_text(entry)).suffix.lower() or "without ending"] += 1
 
 
 def _problem(path: Path, root: Path, kind: Kind, detail: str) -> Problem:
@@ -216,7 +219,7 @@ def _problem(path: Path, root: Path, kind: Kind, detail: str) -> Problem:
 
 
 def _text(path: Path) -> str:
-    """The path with forward slashes; bytes that are not UTF-8 are written as escapes."""
+    """The path as a split's keys have it: forward slashes, bytes that are not UTF-8 escaped."""
     return path.as_posix().encode(errors="backslashreplace").decode()
 
 
@@ -255,8 +258,6 @@ def _statistics(seen: Iterable[_Seen]) -> tuple[tuple[float, ...] | None, tuple[
 
 def _file_problems(seen: _Seen, min_px: int) -> Iterator[Problem]:
     path = seen.file.name
-    if not seen.file.path.as_posix().endswith(path):
-        yield Problem(path=path, kind="layout", detail="its name is not UTF-8; rename it")
     if seen.damage is not None:
         yield Problem(path=path, kind="damaged", detail=seen.damage)
         return

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ class Batches:
 
 
 class _Request(NamedTuple):
-    """One batch to be decoded. It says all that a worker must know, so that workers have no state."""
+    """One batch to be decoded; it says all that changes, so workers have no state."""
 
     epoch: int
     indices: list[int]
@@ -205,7 +205,7 @@ def _start_workers(
     )
 
 
-def _as_it_is(answer: _Answer) -> _Answer:
+def _as_it_is(answer: Any) -> Any:
     return answer
 
 

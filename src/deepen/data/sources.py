@@ -6,6 +6,7 @@ hashes, in a folder by one of each picture's own path, so that adding pictures m
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -78,7 +80,7 @@ class PictureSet:
     notes: tuple[str, ...] = ()
     """In words: how it was split, what is missing, what was left out."""
     fingerprint: str = field(init=False)
-    """SHA-256 over classes, and each split's keys, labels and image bytes (of files, their sizes)."""
+    """SHA-256 over classes, and each split's keys, labels and image bytes (of files: sizes)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", _fingerprint(self.classes, self.splits))
@@ -201,24 +203,43 @@ def _from_torchvision(
 ) -> tuple[tuple[str, ...], _Arrays, _Arrays]:
     dataset, folder = _TORCHVISION[name]
     roots = [root for root in (data_dir, data_dir / name) if (root / folder).is_dir()]
-    if not roots and not download:
+    if not (roots or download):
         raise InputError(
             f"{name}: no folder {folder} in {data_dir}; say where it is with --data-dir, "
             "or fetch it with --download"
         )
-    from torchvision import datasets
-
     root = roots[0] if roots else data_dir / name
     try:
-        train, test = (
-            getattr(datasets, dataset)(root, train=train, download=download)
-            for train in (True, False)
-        )
-    except Exception as error:  # of the network, of the disk, of each reader
-        if download:
-            raise WorkError(f"{name}: the download to {root} failed: {error}") from error
-        message = f"{root / folder}: incomplete or damaged; fetch it anew with --download"
-        raise InputError(message) from error
+        return _read(dataset, root / folder)
+    except Exception as error:  # each reader has its own
+        if not download:
+            message = f"{root / folder}: incomplete or damaged; fetch it anew with --download"
+            raise InputError(message) from error
+    from torchvision import datasets
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for train in (True, False):
+            getattr(datasets, dataset)(root, train=train, download=True)
+        return _read(dataset, root / folder)
+    except Exception as error:  # of the network, of the disk, of a wrong checksum
+        raise WorkError(f"{name}: the download to {root} failed: {error}") from error
+
+
+def _read(dataset: str, folder: Path) -> tuple[tuple[str, ...], _Arrays, _Arrays]:
+    """Classes, train and test of a data set of torchvision that lies in `folder`."""
+    from torchvision import datasets
+
+    with TemporaryDirectory() as unpacked:
+        packed = list(folder.glob("raw/*.gz"))
+        if any(not path.with_suffix("").exists() for path in packed):
+            # As its makers serve it. torchvision would unpack it beside, where we may not write.
+            folder = Path(unpacked, folder.name)
+            (folder / "raw").mkdir(parents=True)
+            for path in packed:
+                (folder / "raw" / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        load = getattr(datasets, dataset)
+        train, test = load(folder.parent, train=True), load(folder.parent, train=False)
     classes = tuple(word.split(" - ")[0] for word in train.classes)  # MNIST has "0 - zero"
     return classes, _arrays(train), _arrays(test)
 
@@ -241,13 +262,13 @@ def _open_folder(
 ) -> PictureSet:
     folders = _split_folders(root)
     ignored: Counter[str] = Counter()
-    found = {
+    found: dict[SplitName, dict[str, list[_File]]] = {
         split: _read_classes(root, folder, ignored)
         for split, folder in (folders or {"train": root}).items()
     }
     classes = sorted(found["train"], key=natural_key)
     _check_classes(root, folders, found, exclude)
-    pools = {
+    pools: dict[SplitName, list[_File]] = {
         split: [file for files in by_class.values() for file in files if file.key not in exclude]
         for split, by_class in found.items()
     }
@@ -269,8 +290,9 @@ def _open_folder(
                 f"{root / name}: so few pictures that none is left to train on; add some, "
                 "or split the folder into train and val yourself"
             )
-    if "test" not in pools:
-        notes.append("test: none, so what is reported is measured on the validation pictures")
+    if not pools.get("test"):
+        instead = "what is reported is measured on the validation pictures"
+        notes.append(f"test: none; {instead if pools.get('val') else 'no picture is held out'}")
     if exclude:
         left_out = exclude & {f.key for by in found.values() for fs in by.values() for f in fs}
         notes.append(f"excluded: {len(left_out):,} pictures, of {len(exclude):,} listed")
@@ -305,33 +327,35 @@ def _split_folders(root: Path) -> dict[SplitName, Path]:
 def _read_classes(root: Path, folder: Path, ignored: Counter[str]) -> dict[str, list[_File]]:
     """The files named as pictures in each class folder, in natural order."""
     classes: dict[str, list[_File]] = {}
-    for name in sorted(_listed(folder), key=natural_key):
-        entry, label = folder / name, _text(Path(name))
+    for entry in sorted(_visible(folder), key=lambda entry: natural_key(entry.name)):
         if not entry.is_dir():
             ignored["in no class folder"] += 1
             continue
-        if folder == root and name.lower() in SPLIT_FOLDERS:
-            raise InputError(f"{entry}: if this is a split, call it {name.lower()}")
-        files = [_File(_text(p.relative_to(root)), label, p) for p in _pictures(entry, ignored)]
+        if folder == root and entry.name.lower() in SPLIT_FOLDERS:
+            raise InputError(f"{entry.path}: if this is a split, call it {entry.name.lower()}")
+        label = _text(Path(entry.name))
+        paths = (Path(path) for path in _pictures(entry.path, ignored))
+        files = [_File(_text(path.relative_to(root)), label, path) for path in paths]
         classes[label] = sorted(files, key=lambda file: natural_key(file.key))
     return classes
 
 
-def _pictures(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
+def _pictures(folder: str, ignored: Counter[str]) -> Iterator[str]:
     """The files named as pictures, at any depth; the others are counted by their ending."""
-    for name in _listed(folder):
-        entry = folder / name
+    for entry in _visible(folder):
+        ending = os.path.splitext(entry.name)[1].lower()
         if entry.is_dir():
-            yield from _pictures(entry, ignored)
-        elif entry.suffix.lower() in EXTENSIONS:
-            yield entry
+            yield from _pictures(entry.path, ignored)
+        elif ending in EXTENSIONS:
+            yield entry.path
         else:
-            ignored[_text(Path(entry.suffix.lower())) if entry.suffix else "without ending"] += 1
+            ignored[_text(Path(ending)) if ending else "without ending"] += 1
 
 
-def _listed(folder: Path) -> list[str]:
+def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
-        return [name for name in os.listdir(folder) if not name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
 
@@ -343,17 +367,19 @@ def _check_classes(
     exclude: frozenset[str],
 ) -> None:
     known = found["train"]
-    if len(known) < 2:
-        what = f"the one class {next(iter(known))}" if known else "no class folder"
-        raise InputError(f"{folders.get('train', root)}: has {what}; at least two are needed")
     for split, by_class in found.items():
         folder = folders.get(split, root)
+        if not by_class:
+            raise InputError(f"{folder}: has no class folder")
         for name, files in by_class.items():
             if name not in known:
                 raise InputError(f"{folder}: {unknown('class of train', name, known)}")
             if all(file.key in exclude for file in files):
                 why = ", as all are excluded" if files else ""
                 raise InputError(f"{folder / name}: the class has no picture{why}")
+    if len(known) < 2:
+        folder = folders.get("train", root)
+        raise InputError(f"{folder}: has one class only, {next(iter(known))}; two are needed")
 
 
 def _hold_out(
@@ -398,7 +424,7 @@ def _fingerprint(classes: tuple[str, ...], splits: dict[SplitName, Split]) -> st
         digest.update("\n".join((name, *split.keys)).encode())
         digest.update(split.labels.tobytes())
         if split.images is not None:
-            digest.update(np.ascontiguousarray(split.images))
+            digest.update(np.ascontiguousarray(split.images).data)
         else:
             assert split.files is not None
             digest.update(np.array([_size(path) for path in split.files], dtype="<i8").tobytes())

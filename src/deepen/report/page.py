@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,7 @@ from pydantic import BaseModel, ValidationError
 from deepen.errors import InputError
 from deepen.evaluation.metrics import ClassScore, Scores
 from deepen.files import write_whole
+from deepen.training.run import COLUMNS
 from deepen.visualization.filters import filter_tiles, first_layer
 from deepen.weights import Card, read_card
 
@@ -47,7 +49,8 @@ MAX_NUMBERED_CLASSES = 20  # with more, the confusion matrix is a picture withou
 MAX_CONFUSIONS = 8
 MAX_FILTERS = 96  # as many as AlexNet's first layer has
 
-BLUE, ORANGE = (37, 92, 196), (217, 95, 14)  # of right and of wrong, legible on white and on black
+# Of right and wrong in the picture of a large confusion matrix; legible on white and on black.
+BLUE, ORANGE = (59, 116, 230), (226, 106, 24)
 
 Row = dict[str, float | None]
 
@@ -100,14 +103,14 @@ def write_report(run: Path) -> Path:
         mistakes=_mistakes(run / "mistakes.json"),
         filters=_filters(weights, card) if weights and card else None,
         quarantined=_quarantined(run / "quarantine.txt"),
-        weights=weights,
+        weights=weights.as_posix() if weights else None,  # a shell's quotes differ on Windows
     )
     target = run / "report.html"
     write_whole(target, page.encode("utf-8", errors="replace"))  # a file's name may be no Unicode
     return target
 
 
-def _template():
+def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -116,7 +119,7 @@ def _template():
         "number": _number,
         "duration": _duration,
         "day": _day,
-        "quote": lambda path: shlex.quote(str(path)),
+        "quote": shlex.quote,
     }
     source = resources.files("deepen.report").joinpath("report.html.j2")
     return environment.from_string(source.read_text("utf-8"))
@@ -213,14 +216,14 @@ def _metrics(path: Path) -> list[Row]:
         return []
     try:
         return [
-            {key: _finite(cell) for key, cell in row.items()}
+            {column: _finite(row[column]) for column in COLUMNS}
             for row in csv.DictReader(io.StringIO(_read(path)))
         ]
-    except (TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error})") from error
 
 
-def _finite(cell: str) -> float | None:
+def _finite(cell: str | None) -> float | None:
     value = float(cell or "nan")
     return value if math.isfinite(value) else None
 
@@ -238,8 +241,7 @@ def _facts_of_data(data: dict[str, Any], card: Card | None) -> list[tuple[str, s
     facts = [("name", data["name"]), ("folder", data.get("root"))]
     facts += [(names.get(split, split), _number(n)) for split, n in data["counts"].items()]
     if card:
-        height, width = card.input_size
-        facts.append(("seen as", f"{height}x{width} px, {card.preprocessing.describe()}"))
+        facts.append(("seen as", card.preprocessing.describe()))
     facts.append(("fingerprint", data["fingerprint"][:16]))
     return [(name, fact) for name, fact in facts if fact]
 
@@ -264,7 +266,7 @@ def _facts_of_time(
 def _quarantined(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    lines = path.read_text("utf-8", errors="replace").split("\n")
     return [(name, reason) for name, _, reason in (line.partition("\t") for line in lines) if name]
 
 
@@ -381,26 +383,30 @@ def _chart(
     """A line chart for inlining, and whether its y axis is logarithmic."""
     import matplotlib  # takes a second
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-    ys = [y for points in series.values() for _, y in points]
+    xs, ys = zip(*itertools.chain(*series.values()), strict=True)
     is_log = title == "Loss" and min(ys) > 0 and max(ys) / min(ys) > 50
     # matplotlib's ids repeat from figure to figure but for those it salts.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
+        matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": title}
         figure = Figure(figsize=(520 / 72, 290 / 72))  # one unit of the SVG is 1/72 inch
         axes = figure.add_axes((0.125, 0.165, 0.855, 0.805))
         for name, points in series.items():
             dots = {"marker": "o", "markersize": 5} if len(points) <= 2 else {}
             axes.plot(*zip(*points, strict=True), color=_INK[name], linewidth=2, **dots)
-        axes.margins(x=0.05 if len(points) > 1 else 10)
+        axes.margins(x=0.05 if len(set(xs)) > 1 else 10)
         if kept is not None:
             axes.axvline(kept, color=_INK["axis"], linewidth=1, dashes=(2, 3))
         if is_log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
         if title != "Loss":
             axes.yaxis.set_major_formatter(PercentFormatter(1))
-        if not is_log:
-            axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", color=_INK["axis"], labelpad=6)
         axes.grid(axis="y", color=_INK["grid"], linewidth=1)
