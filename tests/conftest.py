@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 # Commands that tests start as processes inherit all of this.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
@@ -42,3 +46,146 @@ def real_data() -> Path:
     folder = Path(named)
     assert folder.is_dir(), f"DEEPEN_DATA={named} is no folder"
     return folder
+
+
+@pytest.fixture(scope="session")
+def count() -> Callable[[str], tuple[int, int]]:
+    """Parameters and multiply-accumulates of a network by name, on its paper's input, unallocated.
+
+    The multiply-accumulates are torch's own count: convolutions, linear layers, matrix products.
+    """
+    from deepen.models import create_model, get_architecture
+
+    def count(name: str) -> tuple[int, int]:
+        takes = get_architecture(name).takes
+        with torch.device("meta"):
+            net = create_model(name).eval()
+            x = torch.zeros(1, takes.channels, takes.size_px, takes.size_px)
+        with FlopCounterMode(display=False) as counter:
+            net(x)
+        return sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2
+
+    return count
+
+
+def randomize_batch_norm(net: nn.Module) -> None:
+    """Scales, shifts and statistics that no two channels share."""
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, std=0.2)
+            m.running_mean.normal_(std=0.2)
+            m.running_var.uniform_(0.5, 1.5)
+
+
+@pytest.fixture(scope="session")
+def assert_twins() -> Callable[..., None]:
+    """Asserts that two networks are one: with the second's random weights the first agrees with it.
+
+    In float64 to 1e-9, in training and evaluation, forward, backward and in what is remembered.
+    `rename` turns the second's keys into the first's, where they differ.
+    """
+
+    def close(ours: Tensor, theirs: Tensor, what: str) -> None:
+        largest = theirs.detach().abs().max().item()
+        torch.testing.assert_close(
+            ours, theirs, rtol=1e-9, atol=1e-9 * largest, msg=lambda m: f"{what}: {m}"
+        )
+
+    def assert_twins(
+        ours: nn.Module,
+        theirs: nn.Module,
+        x: Tensor,
+        rename: Callable[[str], str] = lambda key: key,
+    ) -> None:
+        randomize_batch_norm(theirs)
+        ours.load_state_dict({rename(key): value for key, value in theirs.state_dict().items()})
+        ours, theirs = ours.double(), theirs.double()
+        for training in (False, True):
+            a, b = (x.double().requires_grad_() for _ in range(2))
+            left, right = theirs.train(training)(a), ours.train(training)(b)
+            close(right, left, "logits")
+            theirs.zero_grad()
+            ours.zero_grad()
+            left.square().sum().backward()
+            right.square().sum().backward()
+            close(b.grad, a.grad, "gradient of the input")
+            found = dict(ours.named_parameters())
+            for key, parameter in theirs.named_parameters():
+                close(found[rename(key)].grad, parameter.grad, f"gradient of {key}")
+        remembered = ours.state_dict()
+        for key, value in theirs.state_dict().items():
+            close(remembered[rename(key)].double(), value.double(), key)
+
+    return assert_twins
+
+
+@pytest.fixture(scope="session")
+def assert_trains() -> Callable[[nn.Module, Tensor], None]:
+    """Asserts that every parameter of a network gets a finite gradient that is not all zero."""
+
+    def assert_trains(net: nn.Module, x: Tensor) -> None:
+        logits = net.train()(x)
+        nn.functional.cross_entropy(logits, torch.arange(len(x))).backward()
+        for key, parameter in net.named_parameters():
+            assert parameter.grad is not None, key
+            assert torch.isfinite(parameter.grad).all(), key
+            assert parameter.grad.abs().sum() > 0, key
+            parameter.grad = None
+
+    return assert_trains
+
+
+@pytest.fixture(scope="session")
+def assert_serves() -> Callable[[nn.Module, Tensor], None]:
+    """Asserts that a network in evaluation does in every form what it does in the plain one.
+
+    One row alone, the head after the features, channels_last, bfloat16 and the exported graph.
+    """
+
+    def assert_serves(net: nn.Module, x: Tensor) -> None:
+        net.eval()
+        with torch.no_grad():
+            expected = net(x)
+            scale = expected.abs().max()
+            features = net.forward_features(x)
+            assert torch.equal(net.forward_head(features), expected)
+            assert net.forward_head(features, pre_logits=True).shape == (len(x), net.num_features)
+            torch.testing.assert_close(net(x[1:2]), expected[1:2], rtol=1e-4, atol=1e-4 * scale)
+            with torch.autocast("cpu", torch.bfloat16):
+                half = net(x).float()
+            assert (half - expected).norm() < 0.1 * expected.norm()
+            exported = torch.export.export(net, (x,)).module()(x)
+            torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-4 * scale)
+            turned = net.to(memory_format=torch.channels_last)
+            turned = turned(x.to(memory_format=torch.channels_last))
+            torch.testing.assert_close(turned, expected, rtol=1e-4, atol=1e-4 * scale)
+
+    return assert_serves
+
+
+@pytest.fixture(scope="session")
+def assert_autograd() -> Callable[..., None]:
+    """Asserts that a block by hand is a function of torch: its value and every gradient.
+
+    In float64 to 1e-10. `backward` takes dE/dy and gives a gradient for each of the arrays.
+    """
+
+    def assert_autograd(
+        reference: Callable[..., Tensor],
+        arrays: Sequence[np.ndarray],
+        y: np.ndarray,
+        backward: Callable[[np.ndarray], Sequence[np.ndarray]],
+    ) -> None:
+        leaves = [torch.tensor(array, requires_grad=True) for array in arrays]
+        expected = reference(*leaves)
+        grad = np.random.default_rng(len(y)).standard_normal(expected.shape)
+        expected.backward(torch.from_numpy(grad))
+        assert y.dtype == np.float64
+        assert y.shape == tuple(expected.shape)
+        np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-10, atol=1e-10)
+        for found, leaf in zip(backward(grad), leaves, strict=True):
+            assert found.shape == tuple(leaf.shape)
+            np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=1e-10, atol=1e-10)
+
+    return assert_autograd

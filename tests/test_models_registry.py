@@ -118,7 +118,8 @@ def test_unknown_name_gets_the_nearest():
 
 
 def test_list_models_matches_patterns():
-    assert list_models("plain*") == ["plain20", "plain32", "plain44", "plain56", "plain110"]
+    assert list_models("plain?0") == ["plain20"]
+    assert list_models("resnet50*v1*") == ["resnet50_v1_5"]
     assert list_models("nothing*") == []
 
 

@@ -7,7 +7,19 @@ import sys
 import typer
 
 from deepen import __version__
-from deepen.cli import demo, doctor, evaluate, models, predict, report, train
+from deepen.cli import (
+    byhand,
+    claims,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    info,
+    models,
+    predict,
+    report,
+    train,
+)
 from deepen.cli.console import complain
 from deepen.errors import DeepenError
 
@@ -23,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, doctor, models, report, demo):
+for verb in (train, evaluate, predict, doctor, models, info, compare, report, demo, byhand, claims):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
 

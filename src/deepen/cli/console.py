@@ -38,3 +38,18 @@ def print_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print(csv_line(header))
     for row in rows:
         print(csv_line(row), flush=True)
+
+
+def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
+    """A table in columns, the first `words` of them words and the others numbers.
+
+    Hundreds of rows at once; rich takes half a second to lay those out.
+    """
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (
+            cell.ljust(width) if i < words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip())

@@ -119,6 +119,8 @@ class Preprocessing(BaseModel):
     resize: Literal["none", "shorter", "squash"]
     """`shorter`: shorter side to `resize_px`, then a centre crop; `squash`: ignores the aspect."""
     resize_px: PositiveInt | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Of the resizing, with Pillow's antialiasing; bicubic for weights of others that had it."""
     pad_px: int = 0
     """Border of zeros put round the picture after resizing."""
     mean: tuple[float, ...]
@@ -154,6 +156,8 @@ class Preprocessing(BaseModel):
             "shorter": f"shorter side to {self.resize_px} px, centre crop {height}x{width}",
             "squash": f"squashed to {height}x{width}",
         }[self.resize]
+        if self.interpolation != "bilinear" and self.resize != "none":
+            words += f", {self.interpolation}"
         if self.pad_px:
             words += f", {self.pad_px} px of zeros round it"
         if self.channels == 1:
@@ -165,7 +169,7 @@ class Preprocessing(BaseModel):
     def fit(self, image: Image.Image) -> np.ndarray:
         """Bring a picture to the network's size, as at evaluation: uint8 (H, W, C).
 
-        Resizing is Pillow's antialiased bilinear; sizes and crops round as torchvision's do.
+        Resizing is Pillow's, antialiased; sizes and crops round as torchvision's do.
 
         Raises:
             PictureError: the picture has another size and `resize` is `none`, or it is so thin
@@ -176,7 +180,7 @@ class Preprocessing(BaseModel):
         if height * width > MAX_PIXELS:
             raise _misfit(image, f"too thin: would become {width}x{height} px")
         if (height, width) != (image.height, image.width):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         if self.resize == "none" and (height, width) != self.crop_px:
             needed = f"{self.crop_px[1]}x{self.crop_px[0]}"
             raise _misfit(image, f"{width}x{height} px; {needed} needed, as nothing is resized")

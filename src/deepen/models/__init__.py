@@ -10,12 +10,54 @@ from collections.abc import Callable
 from torch import nn
 
 from deepen.errors import InputError, unknown
-from deepen.models import lenet, perceptron, resnet
+from deepen.models import (
+    alexnet,
+    deformable,
+    densenet,
+    googlenet,
+    highway,
+    inception,
+    inception_resnet,
+    inception_v4,
+    lenet,
+    lstm,
+    nin,
+    non_local,
+    perceptron,
+    preresnet,
+    resnet,
+    resnet_cifar,
+    resnext,
+    vgg,
+    wide_resnet,
+    zfnet,
+)
 from deepen.models.architecture import Architecture, Takes
 
 _REGISTRY: dict[str, Architecture] = {
     architecture.name: architecture
-    for paper in (perceptron, lenet, resnet)
+    for paper in (
+        perceptron,
+        lenet,
+        alexnet,
+        zfnet,
+        nin,
+        vgg,
+        googlenet,
+        inception,
+        inception_v4,
+        inception_resnet,
+        resnet,
+        resnet_cifar,
+        densenet,
+        preresnet,
+        wide_resnet,
+        resnext,
+        highway,
+        non_local,
+        deformable,
+        lstm,
+    )
     for architecture in paper.ARCHITECTURES
 }
 
@@ -24,7 +66,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the networks that match a shell pattern, in the order of their papers.
 
     >>> list_models("plain*")
-    ['plain20', 'plain32', 'plain44', 'plain56', 'plain110']
+    ['plain18', 'plain34', 'plain20', 'plain32', 'plain44', 'plain56', 'plain110']
     """
     return [name for name in _REGISTRY if fnmatch.fnmatchcase(name, pattern)]
 

@@ -65,6 +65,10 @@ class Subsampling(nn.Module):
         sums = F.avg_pool2d(x, 2, divisor_override=1)
         return sums * self.coefficient[:, None, None] + self.bias[:, None, None]
 
+    def complexity(self, input: Tensor, output: Tensor) -> dict[str, int]:
+        """What a count of its operations cannot know: a unit has four inputs and a bias."""
+        return {"connections": 5 * output.numel()}
+
 
 class SparseConv2d(nn.Module):
     """A convolution in which each output map sees only the input maps that a table names.
@@ -93,6 +97,11 @@ class SparseConv2d(nn.Module):
         dense = dense.index_put((self.pairs[:, 0], self.pairs[:, 1]), self.weight)
         return F.conv2d(x, dense, self.bias)
 
+    def complexity(self, input: Tensor, output: Tensor) -> dict[str, int]:
+        """What a count of its operations cannot know: only the pairs in the table exist."""
+        macs = self.weight.numel() * output[:, 0].numel()
+        return {"convolution": macs, "connections": macs + output.numel()}
+
 
 class EuclideanRBF(nn.Module):
     """Logits = minus the squared distance between F6 and the drawing of each digit (eq. 7)."""
@@ -110,13 +119,18 @@ class EuclideanRBF(nn.Module):
         """(B, 84) to (B, 10)."""
         return -(x[:, None, :] - self.bitmaps).square().sum(2)
 
+    def complexity(self, input: Tensor, output: Tensor) -> dict[str, int]:
+        """Each unit squares and adds its difference from each input; it has no bias."""
+        macs = output.numel() * input.shape[1]
+        return {"linear": macs, "connections": macs}
+
 
 class LeNet5(ImageClassifier):
     """LeNet-5 of 1998: digits of 32x32 px, ten classes."""
 
     in_channels, num_classes, num_features = 1, 10, 84
     input_size = (32, 32)
-    classifier = "output"
+    classifier_name = "output"
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,8 +150,9 @@ class LeNet5(ImageClassifier):
             weight = layer.coefficient if isinstance(layer, Subsampling) else layer.weight
             nn.init.uniform_(weight, -2.4 / fan, 2.4 / fan)
             nn.init.zeros_(layer.bias)
-        for pair, out in enumerate(self.c3.pairs[:, 0].tolist()):
-            bound = 2.4 / (25 * len(C3_TABLE[out]))
+        fans = [len(inputs) for inputs in C3_TABLE for _ in inputs]
+        for pair, fan in enumerate(fans):
+            bound = 2.4 / (25 * fan)
             nn.init.uniform_(self.c3.weight[pair], -bound, bound)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""Training results of ours, one a file: the command, the protocol, and each seed's figure."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from statistics import mean
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deepen.errors import InputError
+
+
+class Run(BaseModel):
+    """One training: its seed and what came out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    value: float
+
+
+class Result(BaseModel):
+    """A figure that we measured.
+
+    Attributes:
+        network: by its name in deepen.
+        quantity: what was measured, with its unit.
+        data: on what.
+        command: that does it again; SEED stands for the seeds of `runs`.
+        protocol: in words.
+        runs: all that were made, none left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: str
+    quantity: str
+    data: str
+    command: str
+    protocol: str
+    runs: tuple[Run, ...] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        values = [run.value for run in self.runs]
+        seeds = ", ".join(str(run.seed) for run in self.runs)
+        if len(values) == 1:
+            return f"{values[0]:g} (seed {seeds})"
+        return f"{mean(values):.3g} ({min(values):g} to {max(values):g}; seeds {seeds})"
+
+
+@cache
+def result(name: str) -> Result:
+    """A measured result by the name of its file.
+
+    Raises:
+        InputError: there is none, or it is not whole.
+    """
+    file = resources.files(__name__).joinpath(f"{name}.json")
+    try:
+        return Result.model_validate_json(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no measured result {name!r}") from None
+    except ValidationError as error:
+        raise InputError(f"measured/{name}.json: {error.errors()[0]['msg']}") from error
