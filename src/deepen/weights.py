@@ -36,6 +36,7 @@ class Card(BaseModel):
         score: {"top1": 0.9, "loss": 0.3, ...}; shares in 0..1, the loss in nats.
         data: what it was trained on, as the user named it.
         fingerprint: SHA-256 of that data's names, labels and pictures.
+        validation: pictures that were held out of training, where the recipe says it.
         recipe: the whole recipe, as plain fields.
         epoch: passes over the training pictures behind these weights.
         deepen_version: of the program that wrote the file.
@@ -55,6 +56,7 @@ class Card(BaseModel):
     score: dict[str, float] = {}
     data: str = ""
     fingerprint: str = ""
+    validation: int | None = None
     recipe: dict[str, object] = {}
     epoch: int = 0
     deepen_version: str = ""

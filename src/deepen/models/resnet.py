@@ -2,9 +2,9 @@
 
 He, Zhang, Ren & Sun 2015, "Deep residual learning for image recognition", section 4.2: 6n + 2
 layers, a 3x3 convolution, then three stages of n blocks with 16, 32, 64 maps on 32, 16, 8 px,
-global average pooling, one linear layer. A block is two 3x3 convolutions, each with batch norm; in the
-residual net its input is added before the last ReLU, in the plain net it is not. The first block of
-stages two and three halves the size with stride 2.
+global average pooling, one linear layer. A block is two 3x3 convolutions, each with batch norm; in
+the residual net its input is added before the last ReLU, in the plain net it is not. The first
+block of stages two and three halves the size with stride 2.
 
 Shortcuts where the size changes (section 3.3, table 3): A pads the new maps with zeros (no
 parameters; the paper's choice on CIFAR), B projects with a 1x1 convolution, C projects in every

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepen.data.loader import Batch, Batches
+from deepen.data.preprocess import PictureError
 from deepen.errors import InputError, WorkError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.checkpoint import load_checkpoint, save_checkpoint
@@ -95,14 +97,18 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                recorder.note_bad(batch)
+                recorder.note_bad(batch.bad, training=True)
                 state.batch += 1
                 state.step += 1
                 if per_step:
                     scheduler.step()
             recorder.flush()
             state.seconds += time.perf_counter() - began
-            row = None if stop.signal is not None else _end_epoch(job, state, scheduler, stop)
+            row = (
+                None
+                if stop.signal is not None
+                else _end_epoch(job, state, scheduler, stop, recorder)
+            )
             if row is None:
                 save()
                 raise stop.error(f"saved; go on with --resume {job.run.path}")
@@ -162,21 +168,22 @@ class Recorder:
             self.reporter.batch(count, value)
         self.pending.clear()
 
-    def note_bad(self, batch: Batch) -> None:
+    def note_bad(self, errors: Sequence[PictureError], *, training: bool) -> None:
         """Name the pictures that could not be decoded, once each.
 
         Raises:
             InputError: they have become more than the recipe's share of the training pictures.
         """
-        for error in batch.bad:
-            if error.path not in self.state.bad:
-                self.state.bad[error.path] = error.reason
+        state, limit = self.state, self.job.recipe.max_bad_pictures
+        for error in errors:
+            if error.path not in state.bad:
+                state.bad[error.path] = error.reason
+                state.num_bad_training += training
                 self.reporter.message(f"left out: {error}")
-        limit = self.job.recipe.max_bad_pictures
-        if batch.bad and len(self.state.bad) > limit * self.job.train.num_images:
+        if errors and state.num_bad_training > limit * self.job.train.num_images:
             raise InputError(
-                f"{len(self.state.bad)} of {self.job.train.num_images} training pictures cannot be "
-                f"decoded, more than max_bad_pictures {limit:.0%}; the last: {batch.bad[-1]}; "
+                f"{state.num_bad_training} of {self.job.train.num_images} training pictures cannot "
+                f"be decoded, more than max_bad_pictures {limit:.0%}; the last: {errors[-1]}; "
                 f"see them all with: deepen doctor"
             )
 
@@ -190,7 +197,9 @@ class Recorder:
         )
 
 
-def _end_epoch(job: Job, state: State, scheduler, stop: StopRequest) -> Row | None:
+def _end_epoch(
+    job: Job, state: State, scheduler: LRScheduler, stop: StopRequest, recorder: Recorder
+) -> Row | None:
     """Score the epoch and move on to the next; None when asked to stop before that was done."""
     row: Row = {
         "epoch": state.epoch + 1,
@@ -209,6 +218,7 @@ def _end_epoch(job: Job, state: State, scheduler, stop: StopRequest) -> Row | No
         found = predict_logits(job.model, batches, device=job.device, amp=job.recipe.amp)
         if stop.signal is not None:
             return None
+        recorder.note_bad(found.bad, training=False)
         row |= _validation_scores(job, found.logits, found.labels)
         assert row["eval_loss"] is not None and row["eval_top1"] is not None
         if (row["eval_top1"], -row["eval_loss"]) > (state.best_top1, -state.best_loss):
@@ -218,7 +228,7 @@ def _end_epoch(job: Job, state: State, scheduler, stop: StopRequest) -> Row | No
         state.stopped_early = job.recipe.early_stopping is not None and (
             waited >= job.recipe.early_stopping
         )
-        if job.recipe.schedule.name == "plateau":
+        if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(1 - row["eval_top1"])
     state.history.append(row)
     state.epoch += 1
