@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 PICTURES_SAVED = 5
 DIGIT_LEVELS = 16
 
-# The networks, their recipes and what differs from them: chosen on validation pictures, other seeds.
+# The networks, their recipes and changes of them; chosen on validation pictures, with other seeds.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "lenet5": (
         "lenet-1998",
