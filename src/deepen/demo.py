@@ -9,6 +9,7 @@ were fixed on validation pictures before any network had seen the test half.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,12 +58,13 @@ class Demonstration(NamedTuple):
     predictions: tuple[tuple[Prediction, str], ...]
 
 
-def demonstrate(output: Path, reporter: Reporter) -> Demonstration:
+def demonstrate(output: Path, reporter: Reporter, say: Callable[[str], None]) -> Demonstration:
     """Train, measure, save a few digits as PNG and predict them from the files.
 
     Args:
         output: gets a run folder for each network and seed, and the pictures.
-        reporter: shown what happens.
+        reporter: shown what happens within a run.
+        say: called with a line after each run.
 
     Raises:
         InputError: `output` holds a run of that name already.
@@ -77,8 +79,9 @@ def demonstrate(output: Path, reporter: Reporter) -> Demonstration:
         )
     ]
     for model, (recipe, changes) in NETWORKS.items():
-        trained = [
-            api.train(
+        errors, runs = [], []
+        for seed in SEEDS:
+            trained = api.train(
                 "digits",
                 model=model,
                 recipe=recipe,
@@ -87,12 +90,10 @@ def demonstrate(output: Path, reporter: Reporter) -> Demonstration:
                 reporter=reporter,
                 command="deepen demo",
             )
-            for seed in SEEDS
-        ]
-        errors = [100 * (1 - run.scores.top1) for run in trained]
-        runs = tuple(run.run for run in trained)
-        spread = statistics.stdev(errors)
-        entries.append(Entry(model, statistics.mean(errors), spread, runs))
+            errors.append(100 * (1 - trained.scores.top1))
+            runs.append(trained.run)
+            say(f"{model}, seed {seed}: test error {errors[-1]:.2f}%, {trained.run}")
+        entries.append(Entry(model, statistics.mean(errors), statistics.stdev(errors), tuple(runs)))
     weights = entries[-1].runs[0] / "best.safetensors"
     return Demonstration(tuple(entries), weights, _predict_files(output, weights))
 

@@ -26,7 +26,10 @@ def demo(
     from deepen.training.progress import Bars
 
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    _print(demonstrate(output or Path("runs") / f"demo-{stamp}", Bars(err)))
+    folder = output or Path("runs") / f"demo-{stamp}"
+    _print(
+        demonstrate(folder, Bars(err, lines=False), lambda line: err.print(line, highlight=False))
+    )
 
 
 def _print(shown: Demonstration) -> None:
