@@ -63,7 +63,7 @@ class Silent:
 class Bars:
     """A rich progress bar with images/s and the time left, a line an epoch above it.
 
-    Where the console is no terminal there is no bar, only the lines; `lines` false leaves those out.
+    Where the console is no terminal there is no bar, only the lines; `lines` false leaves them out.
     """
 
     REFRESH_S = 0.1
