@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +66,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
     scheduler = build_scheduler(optimizer, recipe.schedule, total_steps)
     per_step = recipe.schedule.name != "plateau"
     objective = Objective(recipe.loss)
+    precision = torch.autocast(job.device.type, torch.bfloat16) if recipe.amp else nullcontext()
     here = machine(job.device, recipe.channels_last)
     state = State()
 
@@ -88,7 +89,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                 if stop.signal is not None or state.step == total_steps:
                     break
                 if len(batch.labels):
-                    with torch.autocast(job.device.type, torch.bfloat16, enabled=recipe.amp):
+                    with precision:
                         logits = model(batch.images)
                     loss = objective(logits, batch.labels)
                     recorder.add(batch, logits, loss)
@@ -97,7 +98,8 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                recorder.note_bad(batch.bad, training=True)
+                if batch.bad:
+                    recorder.note_bad(batch.bad, training=True)
                 state.batch += 1
                 state.step += 1
                 if per_step:
@@ -137,36 +139,55 @@ class Recorder:
     """Sums up loss and hits, and stops the run at a loss that is no number.
 
     On the CPU it reads each loss before the step is taken; elsewhere reading would make the device
-    wait, so losses are read fifty at a time.
+    wait, so losses are read fifty at a time. Hits are always counted fifty steps at a time.
     """
+
+    EVERY = 50
 
     def __init__(self, job: Job, state: State, reporter: Reporter) -> None:
         self.job, self.state, self.reporter = job, state, reporter
-        self.every = 1 if job.device.type == "cpu" else 50
-        self.pending: list[tuple[Tensor, Tensor, Batch, int]] = []
+        self.at_once = job.device.type == "cpu"
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.unread: list[tuple[Tensor, Tensor, int]] = []  # loss, indices, step
 
     def add(self, batch: Batch, logits: Tensor, loss: Tensor) -> None:
         """Note a step: logits (B, K) and the mean loss of the batch."""
-        hits = (logits.detach().argmax(1) == batch.labels).sum()
-        self.pending.append((loss.detach(), hits, batch, self.state.step))
-        if len(self.pending) >= self.every:
+        if self.at_once:
+            self._read(loss.item(), batch.indices, self.state.step)
+        else:
+            self.unread.append((loss.detach(), batch.indices, self.state.step))
+        self.logits.append(logits.detach())
+        self.labels.append(batch.labels)
+        if len(self.labels) == self.EVERY:
             self.flush()
 
     def flush(self) -> None:
-        """Read what is pending into the state.
+        """Bring the state up to date.
 
         Raises:
             WorkError: a loss is NaN or infinite; names epoch, step and the pictures of the batch.
         """
-        for loss, hits, batch, step in self.pending:
-            value, count = loss.item(), len(batch.labels)
-            if not math.isfinite(value):
-                raise WorkError(self._diverged(value, batch, step))
-            self.state.loss_sum += value * count
-            self.state.correct += int(hits)
-            self.state.images += count
-            self.reporter.batch(count, value)
-        self.pending.clear()
+        if self.unread:
+            losses, indices, steps = zip(*self.unread, strict=True)
+            for value, places, step in zip(
+                torch.stack(losses).tolist(), indices, steps, strict=True
+            ):
+                self._read(value, places, step)
+        if self.labels:
+            predicted = torch.cat(self.logits).argmax(1)
+            self.state.correct += int((predicted == torch.cat(self.labels)).sum())
+        self.unread.clear()
+        self.logits.clear()
+        self.labels.clear()
+
+    def _read(self, value: float, indices: Tensor, step: int) -> None:
+        if not math.isfinite(value):
+            raise WorkError(self._diverged(value, indices, step))
+        count = len(indices)
+        self.state.loss_sum += value * count
+        self.state.images += count
+        self.reporter.batch(count, value)
 
     def note_bad(self, errors: Sequence[PictureError], *, training: bool) -> None:
         """Name the pictures that could not be decoded, once each.
@@ -187,9 +208,9 @@ class Recorder:
                 f"see them all with: deepen doctor"
             )
 
-    def _diverged(self, value: float, batch: Batch, step: int) -> str:
+    def _diverged(self, value: float, indices: Tensor, step: int) -> str:
         split = self.job.train.split
-        names = [split.key(int(i)) for i in batch.indices]
+        names = [split.key(i) for i in indices.tolist()]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
             f"the loss is {value} in epoch {self.state.epoch + 1}, step {step + 1}; "
