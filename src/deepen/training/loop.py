@@ -106,11 +106,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                     scheduler.step()
             recorder.flush()
             state.seconds += time.perf_counter() - began
-            row = (
-                None
-                if stop.signal is not None
-                else _end_epoch(job, state, scheduler, stop, recorder)
-            )
+            row = _end_epoch(job, state, scheduler, stop, recorder)
             if row is None:
                 save()
                 raise stop.error(f"saved; go on with --resume {job.run.path}")
@@ -222,6 +218,8 @@ def _end_epoch(
     job: Job, state: State, scheduler: LRScheduler, stop: StopRequest, recorder: Recorder
 ) -> Row | None:
     """Score the epoch and move on to the next; None when asked to stop before that was done."""
+    if stop.signal is not None:
+        return None
     row: Row = {
         "epoch": state.epoch + 1,
         "step": state.step,
