@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +31,14 @@ from deepen.errors import InputError
 ALMOST_ONE = 1 - 2**-24
 
 
-def prep(height: int, width: int, channels: int = 3, **fields) -> Preprocessing:
+def prep(height: int, width: int, channels: Any = 3, **fields) -> Preprocessing:
     plain = {"resize": "none", "mean": (0.0,) * channels, "std": (1.0,) * channels}
     return Preprocessing(channels=channels, size_px=(height, width), **{**plain, **fields})
+
+
+def as_input(image: Image.Image) -> Any:
+    """torchvision takes pictures of PIL, though its types do not say so."""
+    return image
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -101,7 +107,8 @@ def test_one_at_a_time_as_in_batches(augmentation):
     indices = torch.arange(19, -1, -1)
     u = uniforms(1, 2, indices, augmentation.draws)
     batch = augment_batch(augmentation, pad_images(augmentation, images), indices, u)
-    assert batch.dtype == torch.uint8 and batch.is_contiguous()
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous()
     for row, index in enumerate(indices):
         image = Image.fromarray(images[index].numpy())
         assert torch.equal(augment_picture(augmentation, image, prep(12, 10), u[row]), batch[row])
@@ -134,7 +141,9 @@ def test_boxes_are_distributed_as_torchvisions(size):
     width, height = size
     boxes = _boxes(size, 2000, Augmentation(crop="random_resized"))
     left, top, right, bottom = boxes.T
-    assert min(left.min(), top.min()) >= 0 and right.max() <= width and bottom.max() <= height
+    assert min(left.min(), top.min()) >= 0
+    assert right.max() <= width
+    assert bottom.max() <= height
     torch.manual_seed(0)
     blank = torch.empty(1, height, width)
     theirs = np.array(
@@ -149,7 +158,8 @@ def test_boxes_are_distributed_as_torchvisions(size):
         ((right - left) * (bottom - top), their_height * their_width),
         ((right - left) / (bottom - top), their_width / their_height),
     ):
-        assert stats.ks_2samp(ours, other).pvalue > 1e-3
+        result: Any = stats.ks_2samp(ours, other)
+        assert result.pvalue > 1e-3
 
 
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (7, 1), (31, 40), (3, 40)])
@@ -169,7 +179,8 @@ def test_random_resized_is_torchvisions_resized_crop():
     for index in range(20):
         u = uniforms(4, 0, torch.tensor([index]), augmentation.draws)[0]
         left, top, right, bottom = resized_box(augmentation, image.size, u.tolist())
-        expected = v2.resized_crop(image, top, left, bottom - top, right - left, [24, 32])
+        size = (bottom - top, right - left)
+        expected: Any = v2.resized_crop(as_input(image), top, left, *size, [24, 32])
         expected = v2.horizontal_flip(expected) if u[-1] < 0.5 else expected
         out = augment_picture(augmentation, image, prep(24, 32), u)
         assert np.array_equal(out.numpy(), np.asarray(expected))
@@ -182,11 +193,12 @@ def test_scale_is_a_resize_and_a_window_of_it():
     for shorter, down, across in itertools.product(range(40, 49), (0.0, 0.6), (0.3, ALMOST_ONE)):
         u = torch.tensor([(shorter - 40 + 0.5) / 9, across, down])
         out = augment_picture(augmentation, image, prep(32, 36), u).numpy().astype(int)
-        whole = v2.resize(image, [shorter], v2.InterpolationMode.BILINEAR)
+        whole: Any = v2.resize(as_input(image), [shorter], v2.InterpolationMode.BILINEAR)
         left, top = int(across * (whole.width - 36 + 1)), int(down * (whole.height - 32 + 1))
         expected = np.asarray(whole.crop((left, top, left + 36, top + 32))).astype(int)
         # Pillow keeps the window's corners in float32.
-        assert np.abs(out - expected).max() <= 2 and np.abs(out - expected).mean() < 0.2
+        assert np.abs(out - expected).max() <= 2
+        assert np.abs(out - expected).mean() < 0.2
         seen.add((shorter, top, left))
     assert len(seen) == 36
 
@@ -243,7 +255,7 @@ def test_lighting_is_the_formula_of_alexnet():
     alpha = 0.1 * stats.norm.ppf(u.double().numpy() + 2**-25)
     shift = np.stack([vectors @ (a * values) for a in alpha])  # [p1 p2 p3][a1 l1, a2 l2, a3 l3]
     expected = 128 + 255 * shift[:, None, None, :]
-    assert np.abs(out - expected).max() <= 0.5 + 1e-4
+    assert np.abs(out - expected).max() <= 0.5 + 1e-3
     assert np.ptp(out.reshape(50, -1, 3), axis=1).max() == 0  # one shift for the whole picture
 
 
@@ -268,7 +280,8 @@ def test_any_picture_and_any_numbers_give_a_picture(width, height, numbers, crop
     augmentation = Augmentation(crop=crop, scale_px=scale, flip=True, jitter=0.4, lighting=0.1)
     u = torch.tensor(numbers[: augmentation.draws])
     out = augment_picture(augmentation, Image.new("RGB", (width, height)), prep(6, 5), u)
-    assert out.shape == (6, 5, 3) and out.dtype == torch.uint8
+    assert out.shape == (6, 5, 3)
+    assert out.dtype == torch.uint8
 
 
 def test_a_picture_of_the_wrong_size_is_refused():
@@ -285,7 +298,7 @@ def test_grey_and_colour_are_converted_when_resized():
 
 
 @pytest.mark.parametrize(
-    "fields, words",
+    ("fields", "words"),
     [
         ({"crop": "scale"}, "scale_px goes with crop: scale"),
         ({"scale_px": (256, 480)}, "scale_px goes with crop: scale"),
@@ -318,3 +331,18 @@ def test_numbers_of_draws():
     assert Augmentation().draws == 0
     assert Augmentation(crop="pad", flip=True).draws == 3
     assert Augmentation(crop="random_resized", flip=True, jitter=0.4, lighting=0.1).draws == 30
+
+
+def test_lighting_is_normal():
+    u = uniforms(2, 0, torch.arange(5000), 3)
+    black = torch.full((5000, 1, 1, 3), 128, dtype=torch.uint8)
+    out = augment_batch(Augmentation(lighting=1.0), black, torch.arange(5000), u)
+    vectors = np.array(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
+    kept = ((out > 0) & (out < 255)).all(3).flatten().numpy()
+    assert kept.mean() > 0.9
+    alpha = ((out[:, 0, 0].numpy() - 128.0) / 255) @ vectors / [0.2175, 0.0188, 0.0045]
+    middle = alpha[:, 0]
+    assert abs(np.median(middle)) < 0.06
+    assert np.isclose(np.subtract(*np.percentile(middle, [75, 25])), 1.349, atol=0.08)

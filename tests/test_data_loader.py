@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ AUGMENTATIONS = {
 }
 
 
-def prep(px: int = 8, channels: int = 3, **fields) -> Preprocessing:
+def prep(px: int = 8, channels: Any = 3, **fields) -> Preprocessing:
     plain = {"resize": "none", "mean": (0.5,) * channels, "std": (0.25,) * channels}
     return Preprocessing(channels=channels, size_px=(px, px), **{**plain, **fields})
 
@@ -89,7 +89,8 @@ def test_a_batch_is_what_it_says():
     assert sorted(seen.tolist()) == list(range(23))
     assert split.images is not None
     for batch in batches:
-        assert batch.images.dtype == torch.float32 and batch.bad == ()
+        assert batch.images.dtype == torch.float32
+        assert batch.bad == ()
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert np.array_equal(batch.labels.numpy(), split.labels[batch.indices])
         expected = (split.images[batch.indices] / 255 - 0.5) / 0.25
@@ -139,7 +140,8 @@ def test_batches_before_the_start_are_not_decoded(tmp_path):
     Image.new("RGB", (8, 8)).save(files[3])
     split = Split("train", np.zeros(4, np.int64), tuple("abcd"), files=files)
     (batch,) = Batches(split, prep(), batch_size=1).epoch(0, start=3)
-    assert batch.indices.tolist() == [3] and batch.bad == ()
+    assert batch.indices.tolist() == [3]
+    assert batch.bad == ()
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 5), st.booleans())
@@ -182,8 +184,10 @@ def test_bad_pictures_are_named_and_left_out(tmp_path, workers):
     first, second, third = loader.epoch(0)
     assert first.indices.tolist() == first.labels.tolist() == [0]
     assert [error.path for error in first.bad] == ["cats/1.png"]
-    assert second.indices.tolist() == [2, 3] and second.bad == ()
-    assert len(third.labels) == 0 and third.images.shape == (0, 3, 8, 8)
+    assert second.indices.tolist() == [2, 3]
+    assert second.bad == ()
+    assert len(third.labels) == 0
+    assert third.images.shape == (0, 3, 8, 8)
     assert [str(error) for error in third.bad] == [
         "cats/4.png: not a picture; read are JPEG, PNG, WEBP, BMP, GIF, TIFF",
         "cats/5.png: no such file",
@@ -226,6 +230,15 @@ def test_an_epoch_left_early_does_not_disturb_the_next(as_files, workers):
     assert same(list(loader.epoch(1)), expected)
 
 
+def test_epochs_side_by_side(as_files):
+    options = {"batch_size": 4, "shuffle": True, "augmentation": AUGMENTATIONS["pad"]}
+    for split in (as_files, in_memory()):
+        loader = Batches(split, prep(), **options)
+        pairs = list(zip(loader.epoch(0), loader.epoch(1), strict=True))
+        for epoch in (0, 1):
+            assert same([pair[epoch] for pair in pairs], list(loader.epoch(epoch)))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_torchs_own_generator_is_left_alone(as_files, workers):
     loader = Batches(
@@ -251,44 +264,46 @@ def test_workers_leave_ctrl_c_and_sigterm_to_the_main_process(as_files):
     got = [next(batches)]
     for worker in set(multiprocessing.active_children()) - before:
         for number in (signal.SIGINT, signal.SIGTERM):
+            assert worker.pid is not None
             os.kill(worker.pid, number)
     got += batches
     assert same(got, expected)
 
 
-def test_workers_end_with_the_program(as_files):
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_are_started_anyhow_and_end_with_the_program(as_files, start, tmp_path):
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {start} here")
     program = f"""
+        import multiprocessing, sys
         import numpy as np
+        import torch
         from pathlib import Path
-        from deepen.data.loader import Batches
-        from deepen.data.preprocess import Preprocessing
-        from deepen.data.sources import Split
+        from deepen.data.loader import Augmentation, Batches, Preprocessing, Split
 
         if __name__ == "__main__":
-            files = tuple(sorted(Path({str(as_files.files[0].parent)!r}).iterdir()))
-            split = Split("train", np.zeros(len(files), np.int64), tuple(map(str, files)),
-                          files=files)
-            plain = Preprocessing(channels=3, size_px=(8, 8), resize="none", mean=(0,) * 3,
-                                  std=(1,) * 3)
-            loader = Batches(split, plain, batch_size=2, workers=2)
-            batches = loader.epoch(0)
-            print(next(batches).images.shape)
+            multiprocessing.set_start_method("{start}")
+            files = tuple(Path(sys.argv[1]).iterdir())
+            keys = tuple(map(str, files))
+            split = Split("train", np.zeros(len(files), np.int64), keys, files=files)
+            plain = Preprocessing(channels=3, size_px=(8, 8), resize="none", mean=(0, 0, 0),
+                                  std=(1, 1, 1))
+            turned = Augmentation(flip=True)
+            here, there = (
+                Batches(split, plain, batch_size=2, augmentation=turned, workers=workers).epoch(1)
+                for workers in (0, 1)
+            )
+            assert torch.equal(next(there).images, next(here).images)
+            print("left while a worker waits")
     """
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(program))
+    assert as_files.files is not None
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, path, as_files.files[0].parent], capture_output=True, text=True, timeout=90
     )
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout == "torch.Size([2, 3, 8, 8])\n"
-
-
-def test_what_workers_are_given_can_be_pickled(as_files):
-    loader = Batches(as_files, prep(), batch_size=4, augmentation=AUGMENTATIONS["all"], workers=1)
-    assert loader._workers is not None
-    for part in ("dataset", "collate_fn", "worker_init_fn"):  # what a spawned worker needs
-        pickle.loads(pickle.dumps(getattr(loader._workers, part)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "left while a worker waits\n"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -343,7 +358,9 @@ def test_the_gpu_sees_what_the_cpu_sees(augmentation):
     for a, b in zip(
         Batches(in_memory(), prep(), device="cuda", **options).epoch(1), here, strict=True
     ):
-        assert a.images.is_cuda and a.labels.is_cuda and not a.indices.is_cuda
+        assert a.images.is_cuda
+        assert a.labels.is_cuda
+        assert not a.indices.is_cuda
         assert torch.allclose(a.images.cpu(), b.images, atol=1e-5)
 
 
@@ -364,6 +381,7 @@ def test_photographs(tmp_path):
     fits = prep(64, resize="shorter", resize_px=73)
     loader = Batches(split, fits, batch_size=32, augmentation=AUGMENTATIONS["all"], shuffle=True)
     batch = next(loader.epoch(0))
-    assert batch.images.shape == (32, 3, 64, 64) and batch.bad == ()
+    assert batch.images.shape == (32, 3, 64, 64)
+    assert batch.bad == ()
     assert set(batch.labels.tolist()) == {0, 1}
     assert batch.images.std() > 0.5

@@ -44,12 +44,13 @@ def test_first_draws_do_not_depend_on_their_number(seed, epoch, index):
 def test_uniforms_are_multiples_of_a_24th_power_in_0_1(seed, epoch):
     u = uniforms(seed, epoch, torch.arange(100), 5)
     assert u.dtype == torch.float32
-    assert u.min() >= 0 and u.max() < 1
+    assert u.min() >= 0
+    assert u.max() < 1
     steps = u.double() * 2**24
     assert torch.equal(steps, steps.round())
 
 
-@pytest.mark.parametrize("seed, epoch", [(0, 0), (0, 1), (1, 0), (2**63 - 1, 300)])
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (1, 0), (2**63 - 1, 300)])
 def test_each_draw_is_uniform(seed, epoch):
     u = uniforms(seed, epoch, torch.arange(20_000), 4)
     for draw in u.T:

@@ -273,7 +273,7 @@ def test_a_whole_recipe_is_written_and_reads_back(whole):
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
 def test_a_killed_process_resumes_exactly(whole, tmp_path):
     run = tmp_path / "run"
-    flags = "--recipe quick --epochs 3 -b 128 --validation 100".split()
+    flags = ["--recipe", "quick", "--epochs", "3", "-b", "128", "--validation", "100"]
     command = [sys.executable, "-m", "deepen", "train", "digits", "--model", "resnet20", *flags]
     process = subprocess.Popen([*command, "--output", str(run)], stderr=subprocess.DEVNULL)
     while not (run / "checkpoints" / "000001").exists():

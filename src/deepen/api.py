@@ -30,6 +30,7 @@ from deepen.training.parts import Parts, assemble, num_workers
 from deepen.training.plan import new_plan, old_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
+from deepen.training.state import State
 from deepen.weights import load_weights, save_weights
 
 MISTAKES_SHOWN = 24
@@ -83,20 +84,20 @@ def train(
     reporter = reporter or Silent()
     began, where = time.time(), pick_device(device)
     run = _run_to_resume(resume, data, model, output, reporter)
-    if run is None:
-        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
-        run = Run.create(
-            None if output is None else Path(output), f"{Path(plan.data).name}-{plan.model}"
-        )
-        run.write_recipe(plan.recipe)
-        run.write_json("data.json", plan.about())
-    else:
+    if run is not None:
         plan = old_plan(run, data, model, recipe, changes, data_dir)
-    parts = assemble(plan, where, workers)
+        parts = assemble(plan, where, workers)
+    else:
+        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        parts = assemble(plan, where, workers)  # fails, if at all, before anything is written
+        stem = f"{Path(plan.data).resolve().name}-{plan.model}"
+        run = Run.create(None if output is None else Path(output), stem)
+        run.write_json("data.json", plan.about())
+        run.write_recipe(plan.recipe)  # last: with it the run has begun
     write_environment(run, where, began, command)
     reporter.message(f"run {run.path}")
     state = fit(parts.job(run), reporter, resume=resume is not None)
-    trained = _test(run, parts, state.best_epoch)
+    trained = _test(run, parts, state, reporter)
     write_environment(run, where, began, command, seconds=time.time() - began)
     write_report(run.path)
     return trained
@@ -113,6 +114,7 @@ def evaluate(
     batch_size: int = 128,
     workers: int | None = None,
     device: str | None = None,
+    reporter: Reporter | None = None,
 ) -> Scores:
     """Score a weights file on labelled pictures, with one crop each.
 
@@ -126,6 +128,7 @@ def evaluate(
         batch_size: does not change the result.
         workers: processes that decode.
         device: "cpu", "cuda", "mps".
+        reporter: told of pictures that cannot be decoded; they are in none of the numbers.
 
     Raises:
         InputError: weights and data do not go together.
@@ -133,8 +136,12 @@ def evaluate(
     where = pick_device(device)
     loaded = load_weights(weights, model=model)
     data = data or loaded.card.data
+    own = data == loaded.card.data
     source = open_source(
-        data, data_dir=None if data_dir is None else Path(data_dir), download=download
+        data,
+        data_dir=None if data_dir is None else Path(data_dir),
+        download=download,
+        validation=loaded.card.validation if own else None,
     )
     names = _splits(source, split)
     place = _label_map(source.classes, loaded.card.classes, weights)
@@ -150,6 +157,8 @@ def evaluate(
             device=where,
         )
         found.append(predict_logits(network, batches.epoch(0), device=where))
+        for error in found[-1].bad:
+            (reporter or Silent()).message(f"left out: {error}")
     labels = torch.cat([place[p.labels] for p in found])
     return score(
         torch.cat([p.logits for p in found]),
@@ -222,7 +231,7 @@ def _run_to_resume(
         return Run.open(Path(resume))
     if output is not None:
         folder = Path(output)
-        run = Run(folder) if (folder / "data.json").is_file() else None
+        run = Run(folder) if (folder / "recipe.yaml").is_file() else None
     else:
         run = Run.newest(Path("runs"), data, model)
     reporter.message(
@@ -231,7 +240,7 @@ def _run_to_resume(
     return run
 
 
-def _test(run: Run, parts: Parts, best_epoch: int) -> Trained:
+def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     """Score the chosen weights on the test split (the validation split where there is none)."""
     source, chosen = parts.plan.source, run.path / "best.safetensors"
     split = _splits(source, None)[0]
@@ -240,6 +249,11 @@ def _test(run: Run, parts: Parts, best_epoch: int) -> Trained:
     found = predict_logits(
         parts.network, parts.batches(split).epoch(0), device=parts.device, amp=parts.plan.recipe.amp
     )
+    for error in found.bad:
+        if error.path not in state.bad:
+            state.bad[error.path] = error.reason
+            reporter.message(f"left out: {error}")
+    run.write_bad(state.bad)
     protocol = parts.protocol(split, len(found.labels))
     scores = score(
         found.logits,
@@ -255,7 +269,7 @@ def _test(run: Run, parts: Parts, best_epoch: int) -> Trained:
     tensors = {"logits": found.logits, "labels": found.labels, "indices": found.indices}
     write_whole(run.path / "predictions.safetensors", safetensors.torch.save(tensors))
     run.write_json("mistakes.json", _mistakes(found, source, split, card.temperature))
-    words = _choice_in_words(best_epoch, split)
+    words = _choice_in_words(state.best_epoch, split)
     run.write_json("scores.json", {"split": split, "choice": words, "scores": scores.model_dump()})
     return Trained(run.path, split, scores)
 

@@ -17,7 +17,14 @@ _REPEATED = re.compile(r"(\d+)\*\(([^()]*)\)")
 _SHORTCUTS = {"downsample", "shortcut"}
 
 
-def layers(name: str, start: int = 0, stop: int | None = None, *, poolings: bool = True) -> str:
+def layers(
+    name: str,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    poolings: bool = True,
+    distinct: bool = False,
+) -> str:
     """The convolutions and linear layers of a network in order, from `start` to before `stop`."""
     drawn: list[str] = []
     for row in rows(name):
@@ -29,7 +36,8 @@ def layers(name: str, start: int = 0, stop: int | None = None, *, poolings: bool
             drawn.append("avg pool")
         elif row.work.pooling and "max" in row.kind.lower() and poolings:
             drawn[-1] += ", pool/2"
-    return "; ".join(drawn[start:stop])
+    chosen = drawn[start:stop]
+    return "; ".join(dict.fromkeys(chosen) if distinct else chosen)
 
 
 def kinds(name: str) -> str:
@@ -57,8 +65,9 @@ def expand(text: str) -> str:
 
 
 def squeeze(text: str) -> str:
-    """A text without what figures and their readers set at will: spaces, commas, capitals."""
-    text = re.sub(r"[\s,;]", "", text.lower().replace("×", "x"))
+    """A text in one spelling: no spaces, commas, capitals; "conv3-64" as "3x3 conv, 64"."""
+    text = re.sub(r"conv(\d)-", r"\1x\1 conv ", text.lower()).replace("fc-", "fc ")
+    text = re.sub(r"[\s,;]", "", text.replace("×", "x"))
     return text.replace("ave", "avg")
 
 

@@ -38,8 +38,9 @@ def places(text: str) -> Iterator[Place]:
 def cited(ledger: Ledger) -> Iterator[tuple[str, Place, str]]:
     """All that the ledger says of the lectures: who says it, where, which words."""
     for claim in ledger.claims:
-        for where, words in claim.lectures.items():
-            yield from ((claim.id, place, expand(words)) for place in places(where))
+        for where, all_words in claim.lectures.items():
+            for words in all_words:
+                yield from ((claim.id, place, expand(words)) for place in places(where))
     for listed in ledger.not_claimed:
         for words in listed.words:
             yield from ((f"not claimed, {listed.why}", place, words) for place in places(listed.at))

@@ -54,7 +54,7 @@ class Claim(Block):
         unit: of the stated figure.
         network: by its name in deepen, where the formula does not name it.
         lectures: places in the lectures ("003:87,135", file and lines) that state it, with their
-            words, spaces aside; "*" stands for all of the line.
+            words, one string or more, spaces aside; "*" stands for all of the line.
         measure: the formula that checks it (`deepen.claims.formula`).
         needs: the command that would settle it, where that takes data or days.
         run: the measured result that answers it, a file of `measured/`.
@@ -72,7 +72,7 @@ class Claim(Block):
     stated: str = Field(min_length=1)
     unit: str = ""
     network: str = ""
-    lectures: dict[str, str] = {}
+    lectures: dict[str, tuple[str, ...]] = {}
     measure: str = ""
     needs: str = ""
     run: str = ""
@@ -190,11 +190,10 @@ def _merged(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
             whole[key] = shared[key].format(**own)
     if not {"needs", "run"} & row.keys() == set():  # a claim's own way is the only one
         whole.pop("measure", None)
-    if "lectures" in whole:
-        whole["lectures"] = {
-            place: words.replace("{stated}", row["stated"])
-            for place, words in whole["lectures"].items()
-        }
+    whole["lectures"] = {
+        place: [w.replace("{stated}", row["stated"]) for w in ([words] if isinstance(words, str) else words)]
+        for place, words in whole.get("lectures", {}).items()
+    }
     return whole
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby
 from typing import get_args
 
 from deepen.claims.ledger import Claim, Kind, Ledger, NotClaimed, Verdict
@@ -44,7 +43,8 @@ formula, with what the named paper says. A multiply-accumulate counts once, bias
 def markdown(ledger: Ledger) -> str:
     """The page."""
     parts = [_HEAD, *_summary(ledger.claims)]
-    for source, claims in groupby(ledger.claims, lambda claim: claim.source):
+    for source in dict.fromkeys(claim.source for claim in ledger.claims):
+        claims = (claim for claim in ledger.claims if claim.source == source)
         parts += [f"## {source[0].upper()}{source[1:]}\n", *_table(claims)]
     return "\n".join([*parts, *_not_claimed(ledger.not_claimed)])
 

@@ -13,6 +13,7 @@ from math import prod
 
 from torch import nn
 
+from deepen.analysis.complexity import Layer
 from deepen.claims import drawing, worked
 from deepen.claims.depth import depth as longest_way
 from deepen.claims.formula import Value
@@ -67,25 +68,39 @@ def input_values(name: str) -> int:
     return prod(input_shape(name))
 
 
-def shape(name: str, path: str) -> str:
+def input_side(name: str) -> int:
+    """Height of the input in px."""
+    return input_shape(name)[1]
+
+
+def shape(name: str, path: str = "") -> str:
     """Height, width and maps of a layer's output, "55x55x96"."""
-    maps, *sides = rows(name, path)[-1].output_shape[1:]
+    maps, *sides = _last(name, path).output_shape[1:]
     return "x".join(map(str, (*sides, maps)))
+
+
+def macs_product(name: str, path: str) -> str:
+    """A convolution's multiply-accumulates as factors, places x maps x kernel: "28x28x96x5x5x64"."""
+    conv = part(name, path)
+    if not isinstance(conv, nn.Conv2d):
+        raise InputError(f"{name} {path} is no convolution")
+    inputs = conv.in_channels // conv.groups
+    return "x".join(map(str, (shape(name, path), *conv.kernel_size, inputs)))
 
 
 def side(name: str, path: str) -> int:
     """Height of a layer's output."""
-    return rows(name, path)[-1].output_shape[2]
+    return _last(name, path).output_shape[2]
 
 
 def maps(name: str, path: str) -> int:
     """Maps or units of a layer's output."""
-    return rows(name, path)[-1].output_shape[1]
+    return _last(name, path).output_shape[1]
 
 
 def field(name: str, path: str = "") -> int:
     """Side of the receptive field of the last layer."""
-    seen = rows(name, *([path] if path else []))[-1].field
+    seen = _last(name, path).field
     if seen is None:
         raise InputError(f"{name} {path} has no receptive field")
     return seen.size_px[0]
@@ -115,6 +130,10 @@ def setting(name: str, path: str) -> Value:
     return Fraction(str(found)) if isinstance(found, int | float) else str(found)
 
 
+def _last(name: str, path: str) -> Layer:
+    return (rows(name, path) if path else rows(name))[-1]
+
+
 def _parts(name: str, paths: tuple[str, ...]) -> list[nn.Module]:
     return [part(name, path) for path in paths] or [network(name)]
 
@@ -127,7 +146,7 @@ QUANTITIES: dict[str, Callable[..., Value]] = {
     quantity.__name__: quantity
     for quantity in (
         *(parameters, weights, used_parameters, macs, connections, units, values, map_values),
-        *(input_values, shape, side, maps, field, depth, count, children, setting),
+        *(input_values, input_side, shape, macs_product, side, maps, field, depth, count, children, setting),
         *(drawing.layers, drawing.kinds, drawing.kernels, drawing.kernel),
         *(worked.nearest, worked.bed_of_nails, worked.rotated, worked.max_pool_gradient),
         *(worked.convolution_matrix, worked.values_back),

@@ -26,7 +26,10 @@ def demo(
     from deepen.training.progress import Bars
 
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    _print(demonstrate(output or Path("runs") / f"demo-{stamp}", Bars(err)))
+    folder = output or Path("runs") / f"demo-{stamp}"
+    _print(
+        demonstrate(folder, Bars(err, lines=False), lambda line: err.print(line, highlight=False))
+    )
 
 
 def _print(shown: Demonstration) -> None:
@@ -40,11 +43,7 @@ def _print(shown: Demonstration) -> None:
         table.add_row(entry.name, f"{entry.error_percent:.2f}{spread}", str(len(entry.runs) or ""))
     out.print(table)
     for found, digit in shown.predictions:
-        out.print(f"{found}" if not hasattr(found, "top") else _line(found, digit), highlight=False)
+        words = "  ".join(f"{name} {share:.1%}" for name, share in found.top)
+        out.print(f"{found.path}: {words}   (true: {digit})", highlight=False)
     out.print(f"\nreport  {shown.weights.parent / 'report.html'}", highlight=False)
     out.print("next    deepen train PHOTOS     (a folder with a folder of pictures for each class)")
-
-
-def _line(found: object, digit: str) -> str:
-    words = "  ".join(f"{name} {share:.1%}" for name, share in found.top)  # type: ignore[attr-defined]
-    return f"{found.path}: {words}   (true: {digit})"  # type: ignore[attr-defined]

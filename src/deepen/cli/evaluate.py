@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepen.cli.console import out, print_csv, print_json
+from deepen.cli.console import err, out, print_csv, print_json
 
 if TYPE_CHECKING:
     from deepen.evaluation.metrics import Scores
@@ -43,6 +43,7 @@ def evaluate(
 ) -> None:
     """Score a weights file: top-1, top-5, loss, each class, confusion, calibration."""
     from deepen import api  # imports torch
+    from deepen.training.progress import Bars
 
     scores = api.evaluate(
         weights,
@@ -54,6 +55,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        reporter=Bars(err),
     )
     if as_json:
         print_json(scores.model_dump())

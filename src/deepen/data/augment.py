@@ -11,10 +11,10 @@ from itertools import permutations
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError
@@ -106,7 +106,7 @@ class Augmentation(BaseModel):
 def pad_images(augmentation: Augmentation, images: Tensor) -> Tensor:
     """Put the border round uint8 (N, H, W, C) that `augment_batch` crops from, if it does."""
     border = augmentation.pad_px if augmentation.crop == "pad" else 0
-    return functional.pad(images, (0, 0, border, border, border, border)) if border else images
+    return F.pad(images, (0, 0, border, border, border, border)) if border else images
 
 
 def augment_batch(augmentation: Augmentation, images: Tensor, indices: Tensor, u: Tensor) -> Tensor:
@@ -158,7 +158,8 @@ def resized_box(
 ) -> tuple[int, int, int, int]:
     """The window of `random_resized` in a picture of (width, height): left, top, right, bottom.
 
-    It takes the first 22 of the uniforms `u`. Ten tries, then the largest central window within `ratio`, as torchvision's RandomResizedCrop.
+    Ten tries, then the largest central window within `ratio`, as torchvision's RandomResizedCrop;
+    with the first 22 of the uniforms `u`.
     """
     width, height = size
     (small, large), (narrow, wide) = augmentation.area, augmentation.ratio
@@ -256,8 +257,8 @@ def _grey(planes: Tensor) -> Tensor:
 
 def _lighting(sigma: float, u: Tensor) -> Tensor:
     """What is added to each colour, (B, 3) on the 0..1 scale, from uniforms (B, 3)."""
-    # In the middle of the uniform's step of 2^-24, so that the normal is always finite.
-    alpha = sigma * torch.special.ndtri(u.double() + 2**-25)
-    shift = alpha * torch.tensor(_EIGENVALUES, dtype=torch.float64, device=u.device)
-    vectors = torch.tensor(_EIGENVECTORS, dtype=torch.float64, device=u.device)
-    return (shift @ vectors.T).float()
+    # The middles of the uniforms' steps of 2^-24, exact in float32: their normals are finite.
+    alpha = sigma * math.sqrt(2) * torch.erfinv(2 * u - 1 + 2**-24)
+    values = torch.tensor(_EIGENVALUES, device=u.device)
+    vectors = torch.tensor(_EIGENVECTORS, device=u.device)
+    return alpha * values @ vectors.T

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +114,10 @@ class Batches:
             self._pictures = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 0; those before `start` cost nothing."""
+        """The batches of an epoch, counted from 0; those before `start` cost nothing.
+
+        With workers one epoch at a time: to begin another is to abandon this one.
+        """
         n = len(self.split)
         order = permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
         order = order[self.rank :: self.world_size]
@@ -132,8 +140,12 @@ class Batches:
 
     def _from_pictures(self, epoch: int, chunks: list[Tensor]) -> Iterator[Batch]:
         assert self._pictures is not None
-        self._requests[:] = [_Request(epoch, chunk.tolist()) for chunk in chunks]
-        answers = self._workers or map(self._pictures.__getitem__, self._requests)
+        requests = [_Request(epoch, chunk.tolist()) for chunk in chunks]
+        if self._workers is None:
+            answers = map(self._pictures.__getitem__, requests)
+        else:
+            self._requests[:] = requests
+            answers = self._workers
         for images, kept, bad in answers:
             images = images.to(self.device, non_blocking=True)
             indices = torch.tensor(kept, dtype=torch.int64)
@@ -199,7 +211,7 @@ def _start_workers(
         num_workers=workers,
         persistent_workers=True,
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_stop_signals,
+        worker_init_fn=partial(_outlive_stop_signals, _leaving()),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else each epoch would draw from torch's global one
     )
@@ -209,10 +221,18 @@ def _as_it_is(answer: Any) -> Any:
     return answer
 
 
-def _ignore_stop_signals(worker: int) -> None:
+@cache
+def _leaving() -> Event:
+    """Set when this program ends. The standard library then ends workers by SIGTERM."""
+    event = multiprocessing.Event()
+    atexit.register(event.set)
+    return event
+
+
+def _outlive_stop_signals(leaving: Event, worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one decides when to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
 
 
 def _open(split: Split, index: int, channels: int) -> Image.Image:

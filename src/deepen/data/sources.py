@@ -414,7 +414,7 @@ def _check_held_out(held: int, count: int) -> None:
 
 
 def _text(path: Path) -> str:
-    """With forward slashes; bytes of a name that are not UTF-8 become `\\udc..`."""
+    r"""With forward slashes; bytes of a name that are not UTF-8 become `\\udc..`."""
     return path.as_posix().encode(errors="backslashreplace").decode()
 
 

@@ -74,7 +74,7 @@ class Predictor:
         if pixels:
             images = torch.from_numpy(np.stack(list(pixels.values()))).to(self.device)
             with torch.inference_mode():
-                logits = self.model(preprocessing.normalize(images, self.mean_image)).double()
+                logits = self.model(preprocessing.normalize(images, self.mean_image)).cpu().double()
             shares = (logits / self.card.temperature).softmax(1)
             best = shares.topk(min(top_k, shares.shape[1]))
             for place, values, indices in zip(

@@ -150,10 +150,11 @@ class LeNet5(ImageClassifier):
             weight = layer.coefficient if isinstance(layer, Subsampling) else layer.weight
             nn.init.uniform_(weight, -2.4 / fan, 2.4 / fan)
             nn.init.zeros_(layer.bias)
-        fans = [len(inputs) for inputs in C3_TABLE for _ in inputs]
-        for pair, fan in enumerate(fans):
-            bound = 2.4 / (25 * fan)
-            nn.init.uniform_(self.c3.weight[pair], -bound, bound)
+        for inputs, kernels in zip(
+            C3_TABLE, self.c3.weight.split([*map(len, C3_TABLE)]), strict=True
+        ):
+            bound = 2.4 / (25 * len(inputs))
+            nn.init.uniform_(kernels, -bound, bound)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 1, 32, 32) to the units of F6 (B, 84)."""

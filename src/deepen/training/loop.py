@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepen.data.loader import Batch, Batches
+from deepen.data.preprocess import PictureError
 from deepen.errors import InputError, WorkError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.checkpoint import load_checkpoint, save_checkpoint
@@ -64,6 +66,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
     scheduler = build_scheduler(optimizer, recipe.schedule, total_steps)
     per_step = recipe.schedule.name != "plateau"
     objective = Objective(recipe.loss)
+    precision = torch.autocast(job.device.type, torch.bfloat16) if recipe.amp else nullcontext()
     here = machine(job.device, recipe.channels_last)
     state = State()
 
@@ -86,7 +89,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                 if stop.signal is not None or state.step == total_steps:
                     break
                 if len(batch.labels):
-                    with torch.autocast(job.device.type, torch.bfloat16, enabled=recipe.amp):
+                    with precision:
                         logits = model(batch.images)
                     loss = objective(logits, batch.labels)
                     recorder.add(batch, logits, loss)
@@ -95,14 +98,15 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                recorder.note_bad(batch)
+                if batch.bad:
+                    recorder.note_bad(batch.bad, training=True)
                 state.batch += 1
                 state.step += 1
                 if per_step:
                     scheduler.step()
             recorder.flush()
             state.seconds += time.perf_counter() - began
-            row = None if stop.signal is not None else _end_epoch(job, state, scheduler, stop)
+            row = _end_epoch(job, state, scheduler, stop, recorder)
             if row is None:
                 save()
                 raise stop.error(f"saved; go on with --resume {job.run.path}")
@@ -131,58 +135,78 @@ class Recorder:
     """Sums up loss and hits, and stops the run at a loss that is no number.
 
     On the CPU it reads each loss before the step is taken; elsewhere reading would make the device
-    wait, so losses are read fifty at a time.
+    wait, so losses are read fifty at a time. Hits are always counted fifty steps at a time.
     """
+
+    EVERY = 50
 
     def __init__(self, job: Job, state: State, reporter: Reporter) -> None:
         self.job, self.state, self.reporter = job, state, reporter
-        self.every = 1 if job.device.type == "cpu" else 50
-        self.pending: list[tuple[Tensor, Tensor, Batch, int]] = []
+        self.at_once = job.device.type == "cpu"
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.unread: list[tuple[Tensor, Tensor, int]] = []  # loss, indices, step
 
     def add(self, batch: Batch, logits: Tensor, loss: Tensor) -> None:
         """Note a step: logits (B, K) and the mean loss of the batch."""
-        hits = (logits.detach().argmax(1) == batch.labels).sum()
-        self.pending.append((loss.detach(), hits, batch, self.state.step))
-        if len(self.pending) >= self.every:
+        if self.at_once:
+            self._read(loss.item(), batch.indices, self.state.step)
+        else:
+            self.unread.append((loss.detach(), batch.indices, self.state.step))
+        self.logits.append(logits.detach())
+        self.labels.append(batch.labels)
+        if len(self.labels) == self.EVERY:
             self.flush()
 
     def flush(self) -> None:
-        """Read what is pending into the state.
+        """Bring the state up to date.
 
         Raises:
             WorkError: a loss is NaN or infinite; names epoch, step and the pictures of the batch.
         """
-        for loss, hits, batch, step in self.pending:
-            value, count = loss.item(), len(batch.labels)
-            if not math.isfinite(value):
-                raise WorkError(self._diverged(value, batch, step))
-            self.state.loss_sum += value * count
-            self.state.correct += int(hits)
-            self.state.images += count
-            self.reporter.batch(count, value)
-        self.pending.clear()
+        if self.unread:
+            losses, indices, steps = zip(*self.unread, strict=True)
+            for value, places, step in zip(
+                torch.stack(losses).tolist(), indices, steps, strict=True
+            ):
+                self._read(value, places, step)
+        if self.labels:
+            predicted = torch.cat(self.logits).argmax(1)
+            self.state.correct += int((predicted == torch.cat(self.labels)).sum())
+        self.unread.clear()
+        self.logits.clear()
+        self.labels.clear()
 
-    def note_bad(self, batch: Batch) -> None:
+    def _read(self, value: float, indices: Tensor, step: int) -> None:
+        if not math.isfinite(value):
+            raise WorkError(self._diverged(value, indices, step))
+        count = len(indices)
+        self.state.loss_sum += value * count
+        self.state.images += count
+        self.reporter.batch(count, value)
+
+    def note_bad(self, errors: Sequence[PictureError], *, training: bool) -> None:
         """Name the pictures that could not be decoded, once each.
 
         Raises:
             InputError: they have become more than the recipe's share of the training pictures.
         """
-        for error in batch.bad:
-            if error.path not in self.state.bad:
-                self.state.bad[error.path] = error.reason
+        state, limit = self.state, self.job.recipe.max_bad_pictures
+        for error in errors:
+            if error.path not in state.bad:
+                state.bad[error.path] = error.reason
+                state.num_bad_training += training
                 self.reporter.message(f"left out: {error}")
-        limit = self.job.recipe.max_bad_pictures
-        if batch.bad and len(self.state.bad) > limit * self.job.train.num_images:
+        if errors and state.num_bad_training > limit * self.job.train.num_images:
             raise InputError(
-                f"{len(self.state.bad)} of {self.job.train.num_images} training pictures cannot be "
-                f"decoded, more than max_bad_pictures {limit:.0%}; the last: {batch.bad[-1]}; "
+                f"{state.num_bad_training} of {self.job.train.num_images} training pictures cannot "
+                f"be decoded, more than max_bad_pictures {limit:.0%}; the last: {errors[-1]}; "
                 f"see them all with: deepen doctor"
             )
 
-    def _diverged(self, value: float, batch: Batch, step: int) -> str:
+    def _diverged(self, value: float, indices: Tensor, step: int) -> str:
         split = self.job.train.split
-        names = [split.key(int(i)) for i in batch.indices]
+        names = [split.key(i) for i in indices.tolist()]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
             f"the loss is {value} in epoch {self.state.epoch + 1}, step {step + 1}; "
@@ -190,8 +214,12 @@ class Recorder:
         )
 
 
-def _end_epoch(job: Job, state: State, scheduler, stop: StopRequest) -> Row | None:
+def _end_epoch(
+    job: Job, state: State, scheduler: LRScheduler, stop: StopRequest, recorder: Recorder
+) -> Row | None:
     """Score the epoch and move on to the next; None when asked to stop before that was done."""
+    if stop.signal is not None:
+        return None
     row: Row = {
         "epoch": state.epoch + 1,
         "step": state.step,
@@ -209,6 +237,7 @@ def _end_epoch(job: Job, state: State, scheduler, stop: StopRequest) -> Row | No
         found = predict_logits(job.model, batches, device=job.device, amp=job.recipe.amp)
         if stop.signal is not None:
             return None
+        recorder.note_bad(found.bad, training=False)
         row |= _validation_scores(job, found.logits, found.labels)
         assert row["eval_loss"] is not None and row["eval_top1"] is not None
         if (row["eval_top1"], -row["eval_loss"]) > (state.best_top1, -state.best_loss):
@@ -218,7 +247,7 @@ def _end_epoch(job: Job, state: State, scheduler, stop: StopRequest) -> Row | No
         state.stopped_early = job.recipe.early_stopping is not None and (
             waited >= job.recipe.early_stopping
         )
-        if job.recipe.schedule.name == "plateau":
+        if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(1 - row["eval_top1"])
     state.history.append(row)
     state.epoch += 1

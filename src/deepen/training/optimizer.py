@@ -35,7 +35,7 @@ def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
 
 def lr_factor(schedule: Schedule, step: int, total_steps: int) -> float:
     """Factor of the learning rate at a step: a pure function, so a resume needs only the step."""
-    warmup = min(schedule.warmup_steps, total_steps)
+    warmup = min(schedule.warmup_steps, total_steps // 5)  # a run cut short warms up less
     if step < warmup:
         if schedule.warmup == "constant":
             return schedule.warmup_factor

@@ -70,6 +70,7 @@ class Parts:
             score=scores,
             data=self.plan.data,
             fingerprint=source.fingerprint,
+            validation=self.plan.recipe.validation,
             recipe=self.plan.recipe.model_dump(mode="json", exclude_none=True),
             epoch=epoch,
             deepen_version=deepen.__version__,

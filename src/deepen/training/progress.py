@@ -63,13 +63,13 @@ class Silent:
 class Bars:
     """A rich progress bar with images/s and the time left, a line an epoch above it.
 
-    Where the console is no terminal there is no bar, only the lines.
+    Where the console is no terminal there is no bar, only the lines; `lines` false leaves them out.
     """
 
     REFRESH_S = 0.1
 
-    def __init__(self, console: Console, title: str = "") -> None:
-        self.console, self.title = console, title
+    def __init__(self, console: Console, *, lines: bool = True) -> None:
+        self.console, self.lines = console, lines
         self.bar: Progress | None = None
         self._pending, self._shown = 0, 0.0
 
@@ -88,7 +88,7 @@ class Bars:
             transient=True,
         )
         self._task = self.bar.add_task(
-            self.title or "training", total=total_images, completed=done_images, rate="", loss=""
+            "training", total=total_images, completed=done_images, rate="", loss=""
         )
         self._began, self._images = time.monotonic(), 0
         self.bar.start()
@@ -112,7 +112,7 @@ class Bars:
     def epoch(self, row: Row, epochs: int) -> None:
         """See `Reporter`."""
         parts = [
-            f"{self.title + ' ' if self.title else ''}epoch {row['epoch']}/{epochs}",
+            f"epoch {row['epoch']}/{epochs}",
             f"train loss {row['train_loss']:.4f} error {100 - 100 * (row['train_top1'] or 0):.2f}%",
         ]
         if row["eval_top1"] is not None:
@@ -124,7 +124,8 @@ class Bars:
 
     def message(self, text: str) -> None:
         """See `Reporter`."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self.lines:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """See `Reporter`."""

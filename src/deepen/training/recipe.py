@@ -27,7 +27,7 @@ class Block(BaseModel):
 class Length(Block):
     """How long to train: epochs (passes over the training pictures) or steps, one of the two."""
 
-    epochs: int | None = Field(default=None, ge=0)
+    epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")

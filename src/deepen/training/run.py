@@ -48,7 +48,7 @@ class Run:
             InputError: `output` holds something already.
         """
         if output is not None:
-            if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            if output.exists() and not (output.is_dir() and _unbegun(output)):
                 raise InputError(f"--output {output}: exists; name a new folder, or use --resume")
             output.mkdir(parents=True, exist_ok=True)
             return cls(output)
@@ -79,8 +79,8 @@ class Run:
     def newest(cls, folder: Path, data: str | None, model: str | None) -> Run | None:
         """The run of this data and model (None: of any) that was written to last."""
         found = []
-        for path in folder.glob("*/data.json"):
-            about = json.loads(path.read_text("utf-8"))
+        for path in folder.glob("*/recipe.yaml"):
+            about = cls(path.parent).read_json("data.json")
             if data in (None, about["name"]) and model in (None, about["model"]):
                 written = [
                     p.stat().st_mtime_ns for p in path.parent.glob("checkpoints/*/state.json")
@@ -129,6 +129,15 @@ class Run:
             yield Board(writer)
         finally:
             writer.close()
+
+
+def _unbegun(folder: Path) -> bool:
+    """Empty, or left by a run that was killed before its recipe, which is written last, was."""
+    return {path.name for path in folder.iterdir()} <= {
+        "data.json",
+        ".data.json.writing",
+        ".recipe.yaml.writing",
+    }
 
 
 class Board:

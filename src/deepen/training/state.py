@@ -30,6 +30,7 @@ class State:
         stopped_early: no epoch had been the best for long enough.
         history: a row of metrics.csv for each finished pass.
         bad: pictures that could not be decoded, with the reason.
+        num_bad_training: how many of them were to be trained on.
     """
 
     epoch: int = 0
@@ -45,6 +46,7 @@ class State:
     stopped_early: bool = False
     history: list[Row] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
+    num_bad_training: int = 0
 
     def begin_epoch(self) -> None:
         """Clear the sums of the pass that has just ended."""
