@@ -261,7 +261,7 @@ def test_workers_leave_ctrl_c_and_sigterm_to_the_main_process(as_files):
     loader = Batches(as_files, prep(), batch_size=2, workers=2)
     expected = list(Batches(as_files, prep(), batch_size=2).epoch(0))
     batches = loader.epoch(0)
-    got = [next(batches)]
+    got = [next(batches), next(batches)]  # one of each worker: both have begun
     for worker in set(multiprocessing.active_children()) - before:
         for number in (signal.SIGINT, signal.SIGTERM):
             assert worker.pid is not None
