@@ -165,3 +165,21 @@ def test_fixed_output_cannot_be_reset():
 def test_relu_form_counts_what_everyone_counts():
     """61,706 parameters, the number printed wherever the modern form is summarised."""
     assert sum(p.numel() for p in create_model("lenet5_relu").parameters()) == 61_706
+
+
+def test_relu_form_is_five_layers_written_out():
+    net = create_model("lenet5_relu").double()
+    x = torch.randn(2, 1, 32, 32, dtype=torch.float64)
+
+    def convolve_and_pool(x, conv):
+        windows = x.unfold(2, 5, 1).unfold(3, 5, 1)
+        maps = torch.einsum("bihwyx,oiyx->bohw", windows, conv.weight)
+        maps = (maps + conv.bias[:, None, None]).clamp(min=0)
+        return maps.unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2))
+
+    y = convolve_and_pool(convolve_and_pool(x, net.conv1), net.conv2).flatten(1)
+    assert y.shape == (2, 400)
+    for layer in (net.fc1, net.fc2):
+        y = (y @ layer.weight.T + layer.bias).clamp(min=0)
+    expected = y @ net.fc.weight.T + net.fc.bias
+    torch.testing.assert_close(net(x), expected, rtol=1e-9, atol=1e-12)

@@ -86,7 +86,7 @@ def rename(key: str) -> str:
     [
         (two_convolutions, (2, 1, 2), (32, 64, 128), 10),
         (bottleneck, (2, 1, 2), WIDE, 11),
-        (bottleneck, (2, 1, 1, 1), (64, 128, 192, 256), 33),
+        (bottleneck, (2, 1, 1, 1), (96, 128, 192, 256), 33),
         pytest.param(bottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048), 33, marks=pytest.mark.slow),
     ],
     ids=["wide", "cifar", "imagenet", "preresnet50"],

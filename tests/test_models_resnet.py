@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models.resnet import BasicBlock as TheirBlock
 
@@ -78,6 +79,36 @@ def test_block_is_torchvisions_with_its_weights(option, stride, out):
         left.square().sum().backward()
         right.square().sum().backward()
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain20"])
+def test_network_is_section_4_2_written_out(name):
+    net = create_model(name).double().eval()
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            m.running_mean.normal_()
+    state = net.state_dict()
+    x = torch.randn(2, 3, 12, 8, dtype=torch.float64)
+    logits = net(x)
+
+    def convolve(key: str, number: int, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        x = F.conv2d(x, state[f"{key}conv{number}.weight"], stride=stride, padding=1)
+        named = [
+            state[f"{key}bn{number}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")
+        ]
+        return F.batch_norm(x, *named)
+
+    x = convolve("", 1, x).clamp(min=0)
+    for stage in (1, 2, 3):
+        for i in range(3):
+            key, stride = f"layer{stage}.{i}.", 2 if stage > 1 and i == 0 else 1
+            y = convolve(key, 2, convolve(key, 1, x, stride).clamp(min=0))
+            if name == "resnet20":
+                y[:, : x.shape[1]] += x[:, :, ::stride, ::stride]
+            x = y.clamp(min=0)
+    expected = x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_option_a_drops_every_second_pixel_and_appends_zero_maps():

@@ -20,8 +20,10 @@ from PIL import Image
 
 from deepen import api
 from deepen.errors import InputError, Interrupted, Preempted, WorkError
+from deepen.training.loop import combine
+from deepen.training.optimizer import Objective
 from deepen.training.progress import Silent
-from deepen.training.recipe import load_recipe
+from deepen.training.recipe import Loss, load_recipe
 from deepen.weights import load_weights
 
 SHORT = {"length.epochs": 3, "batch_size": 128, "validation": 100}
@@ -301,3 +303,18 @@ def test_signals_end_the_command_with_their_status(tmp_path, number, status):
     assert process.returncode == status
     assert errors.splitlines()[-1].startswith("deepen: stopped by")
     assert "Traceback" not in errors
+
+
+def test_auxiliary_losses_are_added_with_the_networks_weight():
+    """GoogLeNet's: the loss of the logits plus 0.3 times each of the other two."""
+    labels = torch.tensor([0, 2])
+    outputs = tuple(torch.randn(2, 3) for _ in range(3))
+    model = torch.nn.Module()
+    model.auxiliary_weight = 0.3
+    objective = Objective(Loss())
+    losses = [torch.nn.functional.cross_entropy(each, labels) for each in outputs]
+    logits, loss = combine(outputs, labels, objective, model)
+    assert logits is outputs[0]
+    torch.testing.assert_close(loss, losses[0] + 0.3 * losses[1] + 0.3 * losses[2])
+    logits, loss = combine(outputs[1], labels, objective, model)
+    torch.testing.assert_close(loss, losses[1])

@@ -131,7 +131,7 @@ def compare(
 def _images_per_second(counted: Subject, batch_size: int, seconds: float = 2.0) -> float:
     """The best of some seconds of predictions in float32, as built, nothing compiled."""
     network = with_weights(counted)
-    (images,) = make_inputs([counted.input_shape], batch_size, "cpu")
+    (images,) = make_inputs(network, [counted.input_shape], batch_size, "cpu")
     best, spent = math.inf, 0.0
     with in_mode(network, training=False), torch.inference_mode():
         network(images)  # libraries prepare themselves

@@ -161,7 +161,7 @@ def complexity(module: nn.Module, *inputs: Input) -> Complexity:
     """
     with on_meta(module), in_mode(module, training=False), torch.no_grad():
         owned = dict(module.named_parameters())
-        given = make_inputs(inputs, 1, "meta")
+        given = make_inputs(module, inputs, 1, "meta")
         trace = _Trace(module, given)
         with trace, Meta(trace.see):
             run(module, given)
@@ -287,15 +287,16 @@ class _Trace:
             if self._ledger.add(tensor):
                 made = True
                 self._born[_storage(tensor)] = self._num_ops
-        if given and all(map(self._is_weight, given)):
-            self._weights.update(map(_storage, results))
-            self.on_weights += count(op, self._is_weight) or Work()
-            return
-        self._weights.difference_update(map(_storage, results))  # made, or written to in place
-        self._sights.follow(op)
+                self._sights.forget(tensor)
         work = count(op, self._is_weight)
         if work is None:
             self.uncounted[op.name] = self.uncounted.get(op.name, 0) + 1
+        if given and all(map(self._is_weight, given)):
+            self._weights.update(map(_storage, results))
+            self.on_weights += work or Work()
+            return
+        self._weights.difference_update(map(_storage, results))  # made, or written to in place
+        self._sights.follow(op)
         if work is None or made or work != Work():
             self._note(call, op.name, given, results, work or Work())
 

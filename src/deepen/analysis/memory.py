@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,38 +89,36 @@ def memory(module: nn.Module, *inputs: Input, batch_size: int = 1) -> Memory:
     return Memory(batch_size, weights, inference, training)
 
 
-def measured(
-    known: Memory, module: nn.Module, *inputs: Input, device: str | torch.device = "cpu"
-) -> Memory:
-    """The same with figures of a real run on a device beside it.
+def measured(known: Memory, module: nn.Module, *inputs: Input) -> Memory:
+    """The same with figures of a real run on the CPU beside it.
 
     Args:
         known: the estimate; the run takes its batch size.
-        module: with real weights; it is moved to the device, and its gradients are dropped.
+        module: with real weights, on the CPU; its gradients are dropped.
         inputs: as for `memory`.
-        device: "cpu" or "cuda".
 
     Raises:
         InputError: the module lies on the meta device.
     """
     if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
         raise InputError(f"{type(module).__name__} has no weights: it lies on the meta device")
-    module.to(device)
-    inference = _measure(module, inputs, known.batch_size, device, training=False)
+    inference = _measure(module, inputs, known.batch_size, training=False)
     training = None
     if known.training is not None:
-        training = _measure(module, inputs, known.batch_size, device, training=True)
+        training = _measure(module, inputs, known.batch_size, training=True)
     return replace(known, measured_inference=inference, measured_training=training)
 
 
-def make_inputs(inputs: Sequence[Input], batch_size: int, device: Any) -> list[Tensor]:
-    """Tensors for what the user said of the inputs."""
+def make_inputs(
+    module: nn.Module, inputs: Sequence[Input], batch_size: int, device: str | torch.device
+) -> list[Tensor]:
+    """Tensors for what the user said of the inputs, in the type that the module computes in."""
+    types = (p.dtype for p in module.parameters() if p.is_floating_point())
+    options: dict[str, Any] = {"dtype": next(types, None), "device": device}
     return [
         given.to(device)
         if isinstance(given, Tensor)
-        else torch.empty((batch_size, *given), device=device)
-        if device == "meta"
-        else torch.rand((batch_size, *given), device=device)
+        else torch.empty((batch_size, *given), **options).fill_(1)
         for given in inputs
     ]
 
@@ -155,7 +153,7 @@ def run(module: nn.Module, inputs: Sequence[Any]) -> Any:
         shapes = ", ".join("x".join(map(str, t.shape)) for t in tensors_in(inputs)) or "nothing"
         words = str(error).strip().split("\n")[0]
         raise InputError(
-            f"{name} cannot be followed on an input of {shapes} without values: {words}"
+            f"{name} does not run on an input of {shapes}, or not without values: {words}"
         ) from error
 
 
@@ -177,7 +175,7 @@ def _estimate(module: nn.Module, inputs: Sequence[Input], batch_size: int, train
         kept: list[Tensor] = [*module.parameters(), *module.buffers()]
         if training:  # the momentum
             kept += [p.new_empty(p.shape) for p in module.parameters() if p.requires_grad]
-        given = make_inputs(inputs, batch_size, "meta")
+        given = make_inputs(module, inputs, batch_size, "meta")
         for tensor in (*kept, *given):
             ledger.add(tensor)
         with nullcontext() if training else torch.no_grad():
@@ -202,42 +200,28 @@ def run_backward(out: Any) -> None:
         raise InputError(f"it cannot be trained: {str(error).splitlines()[0]}") from error
 
 
-def _measure(
-    module: nn.Module,
-    inputs: Sequence[Input],
-    batch_size: int,
-    device: str | torch.device,
-    training: bool,
-) -> int:
-    device = torch.device(device)
-    module.zero_grad(set_to_none=True)
-    given = make_inputs(inputs, batch_size, device)
-    resident = [*module.parameters(), *module.buffers(), *given]
+def _measure(module: nn.Module, inputs: Sequence[Input], batch_size: int, training: bool) -> int:
+    given = make_inputs(module, inputs, batch_size, "cpu")
+    kept: list[Tensor] = [*module.parameters(), *module.buffers(), *given]
     if training:
-        resident += [p for p in module.parameters() if p.requires_grad]  # the momentum
-    base = sum(t.numel() * t.element_size() for t in resident)
+        kept += [p for p in module.parameters() if p.requires_grad]  # the momentum
 
     def step() -> None:
+        module.zero_grad(set_to_none=True)
         with nullcontext() if training else torch.no_grad():
-            out = module(*given)
+            out = run(module, given)
             if training:
                 run_backward(out)
 
     with in_mode(module, training):
         step()  # libraries prepare themselves
         module.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            before = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            step()
-            grown = torch.cuda.max_memory_allocated(device) - before
-        else:
-            grown = _profiled(step)
+        grown = _profiled(step)
     module.zero_grad(set_to_none=True)
-    return base + grown
+    return grown + sum(t.numel() * t.element_size() for t in kept)
 
 
-def _profiled(step: Any) -> int:
+def _profiled(step: Callable[[], None]) -> int:
     """The most that torch's allocator had given out during a step, over what it had before."""
     from torch.profiler import ProfilerActivity, profile
 

@@ -150,7 +150,9 @@ def _answer(name: str, in_place: bool, args: tuple[Any, ...], kwargs: dict[str, 
     if rule is None:
         return NotImplemented
     try:
-        _require(name in _ANY_LAYOUT or all(map(_is_in_order, tensors_in(args))))
+        given = [*tensors_in(args)]
+        _require(len(given) > 0 and given[0].is_meta)  # then all of them are
+        _require(name in _ANY_LAYOUT or all(map(_is_in_order, given)))
         return rule(*args, **kwargs)
     except (TypeError, ValueError):  # arguments that a rule does not know, or that do not fit
         return NotImplemented

@@ -150,6 +150,10 @@ class Sights:
             return whole.all_as_one(tensor.shape)
         return None
 
+    def forget(self, tensor: Tensor) -> None:
+        """A new tensor lies where another may have lain."""
+        self._whole.pop(tensor.untyped_storage()._cdata, None)
+
     def follow(self, op: Operation) -> None:
         """Work out what the results of an operation see."""
         given = [s for s in map(self.get, tensors_in(op.args)) if s is not None]
@@ -242,28 +246,43 @@ def _avg_pool(s: Sight, shape, kernel, stride=(), padding=(0,), *_) -> Sight:
 
 
 def _adaptive_pool(s: Sight, shape: Sequence[int], *_) -> Sight:
+    """Bin i of n is from floor(i side / n) to ceil((i + 1) side / n)."""
     for dim in range(2, len(shape)):
         side, bins = s.sizes[dim], shape[dim]
-        widest = max(-(-(i + 1) * side // bins) - i * side // bins for i in range(bins))
-        s = s.widened(dim, 0, widest - 1).scaled(dim, bins, Fraction(side, bins))
+        step = Fraction(side, bins)
+        early = max(i * step - i * side // bins for i in range(bins))
+        late = max(-(-(i + 1) * side // bins) - 1 - i * step for i in range(bins))
+        s = s.widened(dim, early, late).scaled(dim, bins, step)
     return s
 
 
-def _resize(taps: int) -> Rule:
-    """Interpolation between `taps` neighbours (0: the nearest)."""
+def _nearest(s: Sight, shape: Sequence[int], *_: Any) -> Sight:
+    """Output i takes input floor(i ratio)."""
+    for dim in range(2, len(shape)):
+        ratio = Fraction(s.sizes[dim], shape[dim])
+        early = 1 - Fraction(1, ratio.denominator)
+        s = s.widened(dim, early, 0).scaled(dim, shape[dim], ratio)
+    return s
 
-    def rule(s: Sight, shape: Sequence[int], *_: Any) -> Sight:
+
+def _interpolation(reach: int) -> Rule:
+    """Output i mixes the inputs less than `reach` from its place among them."""
+
+    def rule(s: Sight, shape: Sequence[int], size: Any, align_corners: bool, *_: Any) -> Sight:
         for dim in range(2, len(shape)):
-            ratio = Fraction(s.sizes[dim], shape[dim])
-            s = s.widened(dim, taps // 2 + (1 - ratio if ratio < 1 else 0), taps // 2)
-            s = s.scaled(dim, shape[dim], ratio)
+            ratio, place = Fraction(s.sizes[dim], shape[dim]), Fraction(0)
+            if align_corners:
+                ratio = Fraction(s.sizes[dim] - 1, max(shape[dim] - 1, 1))
+            else:
+                place = (ratio - 1) / 2
+            s = s.shifted(dim, place).widened(dim, reach, reach).scaled(dim, shape[dim], ratio)
         return s
 
     return rule
 
 
 def _pixel_shuffle(s: Sight, shape: Sequence[int], factor: int) -> Sight:
-    return _resize(0)(_channels(s, shape), shape)
+    return _nearest(_channels(s, shape), shape)
 
 
 def _pixel_unshuffle(s: Sight, shape: Sequence[int], factor: int) -> Sight:
@@ -442,12 +461,12 @@ _RULES: dict[str, Rule] = {
         _adaptive_pool,
     ),
     **dict.fromkeys(
-        words("max_unpool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d"), _resize(0)
+        words("max_unpool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d"), _nearest
     ),
     **dict.fromkeys(
-        words("upsample_bilinear2d upsample_linear1d upsample_trilinear3d"), _resize(2)
+        words("upsample_bilinear2d upsample_linear1d upsample_trilinear3d"), _interpolation(1)
     ),
-    "upsample_bicubic2d": _resize(4),
+    "upsample_bicubic2d": _interpolation(2),
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": _pixel_unshuffle,
     "channel_shuffle": lambda s, shape, groups: _channels(s, shape),

@@ -167,7 +167,10 @@ _RULES: dict[str, Callable[[Operation], Work]] = {
     "torchvision::deform_conv2d": _deformable,
     "_trilinear": _bilinear,
     "native_batch_norm": _batch_norm,
-    **dict.fromkeys(words("_fused_rms_norm native_group_norm native_layer_norm"), _other_norm),
+    **dict.fromkeys(
+        words("_fused_rms_norm _weight_norm_interface native_group_norm native_layer_norm"),
+        _other_norm,
+    ),
     **dict.fromkeys(
         words("avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices"), _windows
     ),
@@ -194,12 +197,12 @@ _RULES: dict[str, Callable[[Operation], Work]] = {
 
 # Values that are only moved, repeated or made from nothing.
 _MOVES = words(
-    "_to_copy _unsafe_view arange as_strided cat channel_shuffle clone col2im constant_pad_nd copy embedding"
-    " empty empty_like empty_strided eye fill flip full full_like gather im2col index index_copy"
-    " index_fill index_put index_select linspace max_unpool2d max_unpool3d new_empty new_full"
-    " new_ones new_zeros ones ones_like pixel_shuffle pixel_unshuffle rand randn reflection_pad1d"
-    " reflection_pad2d reflection_pad3d repeat replication_pad1d replication_pad2d"
-    " replication_pad3d roll scalar_tensor scatter sort split_with_sizes_copy squeeze stack topk"
+    "_to_copy _unsafe_view arange as_strided cat channel_shuffle clone col2im constant_pad_nd copy"
+    " embedding empty empty_like empty_strided eye fill flip full full_like gather im2col index"
+    " index_copy index_fill index_put index_select linspace max_unpool2d max_unpool3d new_empty"
+    " new_full new_ones new_zeros ones ones_like pixel_shuffle pixel_unshuffle rand randn"
+    " reflection_pad1d reflection_pad2d reflection_pad3d repeat replication_pad1d"
+    " replication_pad2d replication_pad3d roll scalar_tensor scatter sort squeeze stack topk"
     " transpose tril triu unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d"
     " upsample_nearest3d zero zeros zeros_like"
 )

@@ -6,16 +6,13 @@ once, and so ResNet-50 has 50 layers and GoogLeNet 22.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from deepen.analysis.meta import Meta, tensors_in
+from deepen.analysis.meta import Meta, Operation, tensors_in, words
 
-_WEIGHTED = frozenset("convolution mm addmm bmm baddbmm".split())
-_POOLING = frozenset("max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d mean".split())
+_WEIGHTED = words("convolution mm addmm bmm baddbmm")
+_POOLING = words("max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d mean")
 
 
 def depth(module: nn.Module, shape: tuple[int, ...], poolings: bool = False) -> int:
@@ -42,24 +39,19 @@ class _Paths:
         self._weights = {_storage(t) for t in (*module.parameters(), *module.buffers())}
         self._alive: list[Tensor] = []  # a freed storage's address would be given again
 
-    def see(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        given = {*_storages((*args, *kwargs.values()))}
-        results = [*tensors_in([out])]
+    def see(self, op: Operation) -> None:
+        given = {*map(_storage, tensors_in((op.args, op.kwargs)))}
+        results = [*tensors_in([op.out])]
         self._alive += results
         if given and given <= self._weights:
             self._weights.update(map(_storage, results))
             return
         reached = max((self._depths.get(key, 0) for key in given), default=0)
-        with_weights = bool(given & self._weights)
-        if name in self._layers and (with_weights or name in _POOLING):
+        if op.name in self._layers and (given & self._weights or op.name in _POOLING):
             reached += 1
-        for tensor in results:
-            self._depths[_storage(tensor)] = max(reached, self._depths.get(_storage(tensor), 0))
+        for key in map(_storage, results):
+            self._depths[key] = max(reached, self._depths.get(key, 0))
         self.longest = max(self.longest, reached)
-
-
-def _storages(values: tuple[Any, ...]) -> Iterator[int]:
-    return map(_storage, tensors_in(values))
 
 
 def _storage(tensor: Tensor) -> int:

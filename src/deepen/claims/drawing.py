@@ -1,4 +1,4 @@
-"""A network written as the figures of the papers draw it: "7x7 conv, 64, /2, pool/2; ...; fc, 1000".
+"""A network written as the papers draw it: "7x7 conv, 64, /2, pool/2; ...; fc, 1000".
 
 Shortcuts, norms and activations are not drawn, pooling stands behind the layer that it follows.
 """
@@ -28,7 +28,7 @@ def layers(
     """The convolutions and linear layers of a network in order, from `start` to before `stop`."""
     drawn: list[str] = []
     for row in rows(name):
-        if _SHORTCUTS & {*row.name.split(".")}:
+        if not _SHORTCUTS or set() & {*row.name.split(".")}:
             continue
         if row.work.convolution or row.work.linear:
             drawn.append(_layer(part(name, row.name)))
@@ -65,10 +65,10 @@ def expand(text: str) -> str:
 
 
 def squeeze(text: str) -> str:
-    """A text in one spelling: no spaces, commas, capitals; "conv3-64" as "3x3 conv, 64"."""
-    text = re.sub(r"conv(\d)-", r"\1x\1 conv ", text.lower()).replace("fc-", "fc ")
-    text = re.sub(r"[\s,;]", "", text.replace("×", "x"))
-    return text.replace("ave", "avg")
+    """A text in one spelling: "conv3-64" and "3x3 conv, 64" are one; no spaces, no capitals."""
+    text = re.sub(r"conv(\d)-", r"\1x\1 ", text.lower().replace("×", "x")).replace("fc-", "fc ")
+    text = re.sub(r"(x\d+) ?conv\b", r"\1", text.replace("ave pool", "avg pool"))
+    return re.sub(r"[\s,;]", "", text)
 
 
 def _in_order(name: str) -> Iterator[nn.Module]:

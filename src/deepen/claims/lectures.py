@@ -24,15 +24,16 @@ Place = tuple[str, int]  # a lecture's number as its file has it, "003", and a l
 
 
 def places(text: str) -> Iterator[Place]:
-    """The places of "003:87,131-133".
+    """The places of "003:87,131-133 004:7".
 
     >>> list(places("003:7,9-10"))
     [('003', 7), ('003', 9), ('003', 10)]
     """
-    lecture, _, lines = text.partition(":")
-    for words in lines.split(","):
-        first, _, last = words.partition("-")
-        yield from ((lecture, line) for line in range(int(first), int(last or first) + 1))
+    for part in text.split():
+        lecture, _, lines = part.partition(":")
+        for words in lines.split(","):
+            first, _, last = words.partition("-")
+            yield from ((lecture, line) for line in range(int(first), int(last or first) + 1))
 
 
 def cited(ledger: Ledger) -> Iterator[tuple[str, Place, str]]:
@@ -40,7 +41,8 @@ def cited(ledger: Ledger) -> Iterator[tuple[str, Place, str]]:
     for claim in ledger.claims:
         for where, all_words in claim.lectures.items():
             for words in all_words:
-                yield from ((claim.id, place, expand(words)) for place in places(where))
+                words = expand(words.replace("{stated}", claim.stated))
+                yield from ((claim.id, place, words) for place in places(where))
     for listed in ledger.not_claimed:
         for words in listed.words:
             yield from ((f"not claimed, {listed.why}", place, words) for place in places(listed.at))

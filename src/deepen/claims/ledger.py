@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from deepen.claims.formula import calls
 from deepen.claims.printed import AGREES, Relation
@@ -34,6 +34,15 @@ Kind = Literal[
 ]
 Verdict = Literal["agrees", "differs", "needs data", "measured"]
 
+# Quantities of a table of numbers, not of a network.
+OF_TABLES = frozenset(
+    {"bed_of_nails", "convolution_matrix", "max_pool_gradient", "nearest", "rotated", "values_back"}
+)
+_WAYS = ("measure", "needs", "run")
+Words = Annotated[
+    tuple[str, ...], BeforeValidator(lambda words: (words,) if isinstance(words, str) else words)
+]
+
 
 class Block(BaseModel):
     """A part of the ledger: nothing but its own keys, unchangeable once read."""
@@ -54,7 +63,8 @@ class Claim(Block):
         unit: of the stated figure.
         network: by its name in deepen, where the formula does not name it.
         lectures: places in the lectures ("003:87,135", file and lines) that state it, with their
-            words, one string or more, spaces aside; "*" stands for all of the line.
+            words, one string or more, spaces aside; "*" stands for all of the line, "{stated}"
+            for what is stated.
         measure: the formula that checks it (`deepen.claims.formula`).
         needs: the command that would settle it, where that takes data or days.
         run: the measured result that answers it, a file of `measured/`.
@@ -72,7 +82,7 @@ class Claim(Block):
     stated: str = Field(min_length=1)
     unit: str = ""
     network: str = ""
-    lectures: dict[str, tuple[str, ...]] = {}
+    lectures: dict[str, Words] = {}
     measure: str = ""
     needs: str = ""
     run: str = ""
@@ -83,7 +93,7 @@ class Claim(Block):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Claim:
-        ways = [way for way in ("measure", "needs", "run") if getattr(self, way)]
+        ways = [way for way in _WAYS if getattr(self, way)]
         answers = {"needs": "needs data", "run": "measured"}
         if len(ways) != 1:
             raise ValueError("give one of measure, needs and run")
@@ -104,7 +114,7 @@ class Claim(Block):
     def networks(self) -> tuple[str, ...]:
         """Names of the networks that it is about."""
         named = [self.network] if self.network else []
-        named += [given[0] for _, given in calls(self.measure or "0") if given]
+        named += [g[0] for name, g in calls(self.measure or "0") if g and name not in OF_TABLES]
         return tuple(dict.fromkeys(str(name) for name in named))
 
     @property
@@ -117,13 +127,13 @@ class NotClaimed(Block):
     """Numbers of the lectures that are no claims.
 
     Attributes:
-        at: places, "003:25,27-29".
+        at: places, "003:25,27-29 004:7".
         words: what stands there, as a place of a claim has it; "*" for all of the line.
         why: the reason.
     """
 
-    at: str = Field(pattern=r"^\d{3}:[\d,-]+$")
-    words: tuple[str, ...] = ("*",)
+    at: str = Field(pattern=r"^\d{3}:[\d,-]+( \d{3}:[\d,-]+)*$")
+    words: Words = ("*",)
     why: str = Field(min_length=1)
 
 
@@ -171,7 +181,8 @@ def read(text: str) -> Ledger:
         document = tomllib.loads(text)
         claims = [_merged(table, row) for table in document["table"] for row in table["claims"]]
         return Ledger(
-            claims=tuple(map(_claim, claims)), not_claimed=document.get("not_claimed", ())
+            claims=tuple(map(_claim, claims)),
+            not_claimed=document.get("no_claims", {}).get("entries", ()),
         )
     except (tomllib.TOMLDecodeError, KeyError) as error:
         raise InputError(f"claims.toml: {error}") from error
@@ -182,19 +193,12 @@ def read(text: str) -> Ledger:
 def _merged(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     """A claim with what its table says of all."""
     shared = {key: value for key, value in table.items() if key not in ("claims", "id")}
-    own = {"layer": "", "network": ""} | {k: v for k, v in row.items() if isinstance(v, str)}
-    whole = shared | row | {"id": f"{table['id']}.{row['id']}"}
-    whole.pop("layer", None)
-    for key in ("measure", "needs", "reason"):
-        if key in shared and key not in row:
-            whole[key] = shared[key].format(**own)
-    if not {"needs", "run"} & row.keys() == set():  # a claim's own way is the only one
-        whole.pop("measure", None)
-    whole["lectures"] = {
-        place: [w.replace("{stated}", row["stated"]) for w in ([words] if isinstance(words, str) else words)]
-        for place, words in whole.get("lectures", {}).items()
-    }
-    return whole
+    if not row.keys().isdisjoint(_WAYS):  # a claim's own way is the only one
+        shared = {key: value for key, value in shared.items() if key not in _WAYS}
+    own = {"layer": row.get("layer", ""), "network": row.get("network", "")}
+    filled = {way: shared[way].format(**own) for way in _WAYS if way in shared}
+    claim = {key: value for key, value in row.items() if key != "layer"}
+    return shared | filled | claim | {"id": f"{table['id']}.{row['id']}"}
 
 
 def _claim(fields: dict[str, Any]) -> Claim:

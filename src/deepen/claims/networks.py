@@ -19,8 +19,7 @@ from deepen.models.googlenet import bottleneck_example, naive_example
 
 def _convolutions(kernel: int, depth: int, channels: int = 64) -> nn.Sequential:
     layers = (
-        nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
-        for _ in range(depth)
+        nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False) for _ in range(depth)
     )
     return nn.Sequential(*layers)
 

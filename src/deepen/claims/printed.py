@@ -3,7 +3,7 @@
 What is printed has a precision: "3.8e9" says nothing about the third digit. A count agrees if it
 gives the printed figure when rounded to its last digit, or when cut off there; which of the two is
 part of the answer. Zeros that end a whole number ("600 K") may be digits or place holders: they are
-taken for digits first, and the answer is called loose where only the other reading agrees.
+taken for digits first, and where it agrees only without them, rounded, the answer is called loose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ Relation = Literal[
     "rounds",
     "truncates",
     "rounds loosely",
-    "truncates loosely",
     "within the bound",
     "differs",
 ]
@@ -69,8 +68,6 @@ class Printed:
             return "truncates"
         if self._at(counted, self.loose_step, Fraction(1, 2)):
             return "rounds loosely"
-        if self._at(counted, self.loose_step):
-            return "truncates loosely"
         return "differs"
 
     def _at(self, counted: Fraction, step: Fraction, half: Fraction | int = 0) -> bool:

@@ -80,7 +80,7 @@ def shape(name: str, path: str = "") -> str:
 
 
 def macs_product(name: str, path: str) -> str:
-    """A convolution's multiply-accumulates as factors, places x maps x kernel: "28x28x96x5x5x64"."""
+    """A convolution's multiply-accumulates, outputs x kernel x inputs: "28x28x96x5x5x64"."""
     conv = part(name, path)
     if not isinstance(conv, nn.Conv2d):
         raise InputError(f"{name} {path} is no convolution")
@@ -146,11 +146,21 @@ QUANTITIES: dict[str, Callable[..., Value]] = {
     quantity.__name__: quantity
     for quantity in (
         *(parameters, weights, used_parameters, macs, connections, units, values, map_values),
-        *(input_values, input_side, shape, macs_product, side, maps, field, depth, count, children, setting),
+        *(
+            input_values,
+            input_side,
+            shape,
+            macs_product,
+            side,
+            maps,
+            field,
+            depth,
+            count,
+            children,
+            setting,
+        ),
         *(drawing.layers, drawing.kinds, drawing.kernels, drawing.kernel),
         *(worked.nearest, worked.bed_of_nails, worked.rotated, worked.max_pool_gradient),
         *(worked.convolution_matrix, worked.values_back),
     )
 }
-# These speak of tables of numbers, not of a network.
-WORKED = frozenset(name for name in QUANTITIES if hasattr(worked, name))

@@ -34,7 +34,7 @@ def max_pool_gradient(table: str) -> str:
 
 def convolution_matrix(kernel: int, side: int) -> str:
     """The transpose of the matrix of a convolution, "w00 0 / w01 w00 / ..."."""
-    taps = np.arange(kernel**2) + 1.0
+    taps = np.arange(1.0, kernel**2 + 1)
     matrix = sparse_matrix.convolution_matrix(
         taps.reshape(1, 1, kernel, kernel), (side, side)
     ).T.astype(int)

@@ -65,21 +65,19 @@ def _document(judged: Judged) -> dict[str, Any]:
 
 def _print(shown: list[Judged], judged: list[Judged]) -> None:
     from collections import Counter
+    from itertools import groupby
 
     from rich.table import Table
 
-    table = Table("claim", "stated", "ours", "verdict", "source", box=None)
-    for j in shown:
-        claim, how = j.claim, f", {j.how}" if j.verdict == "agrees" else ""
-        note = claim.needs or claim.reason
-        table.add_row(
-            f"{claim.of}: {claim.quantity}",
-            _short(f"{claim.stated} {claim.unit}"),
-            _short(j.found),
-            f"{j.verdict}{how}" + (f": {note}" if note and j.verdict != "agrees" else ""),
-            claim.source,
-        )
-    out.print(table)
+    from deepen.claims.page import said
+
+    for source, group in groupby(shown, lambda j: j.claim.source):
+        out.print(source, style="bold", highlight=False, markup=False)
+        for j in group:
+            what = f"{j.claim.of}: {j.claim.quantity}"
+            figures = f"{_short(f'{j.claim.stated} {j.claim.unit}'):>14} {_short(j.found):>16}"
+            note = j.claim.needs or (j.wrong if j.wrong else said(j.claim))
+            out.print(f"  {what:52} {figures}  {note}", highlight=False, markup=False)
     verdicts = [v for v in VERDICTS if any(j.verdict == v for j in judged)]
     counts = Counter((j.claim.kind, j.verdict) for j in judged)
     summary = Table("kind", *verdicts, "all", box=None)
@@ -91,5 +89,5 @@ def _print(shown: list[Judged], judged: list[Judged]) -> None:
     out.print(summary)
 
 
-def _short(text: str, length: int = 40) -> str:
+def _short(text: str, length: int = 36) -> str:
     return text.strip() if len(text) <= length else f"{text[: length - 3]}..."

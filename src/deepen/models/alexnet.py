@@ -35,7 +35,7 @@ class AlexNet(ImageClassifier):
         input_size: (height, width) of the input; the weights of fc6 depend on it.
     """
 
-    num_features, min_px, classifier_name = 4096, 67, "fc8"
+    num_features, classifier_name = 4096, "fc8"
 
     def __init__(self, num_classes: int, in_channels: int, input_size: tuple[int, int]) -> None:
         super().__init__()

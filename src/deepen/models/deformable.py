@@ -46,7 +46,8 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
-        with torch.autocast(x.device.type, enabled=False):
+        where = "cpu" if x.is_meta else x.device.type  # the meta device knows no autocast
+        with torch.autocast(where, enabled=False):
             x = x.to(self.weight.dtype)
             predicted = self.offset(x)  # (B, 18, H, W): dy and dx of each tap; then its weight
             weights = predicted[:, 18:].sigmoid() if self.modulated else None

@@ -32,7 +32,7 @@ class ZFNet(ImageClassifier):
         input_size: (height, width) of the input; the weights of fc6 depend on it.
     """
 
-    num_features, min_px, classifier_name = 4096, 47, "fc8"
+    num_features, classifier_name = 4096, "fc8"
 
     def __init__(
         self,

@@ -90,8 +90,8 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                     break
                 if len(batch.labels):
                     with precision:
-                        logits = model(batch.images)
-                    loss = objective(logits, batch.labels)
+                        outputs = model(batch.images)
+                    logits, loss = combine(outputs, batch.labels, objective, model)
                     recorder.add(batch, logits, loss)
                     loss.backward()
                     if recipe.clip_norm is not None:
@@ -119,6 +119,22 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
             save()
             reporter.epoch(row, epochs)
     return state
+
+
+def combine(
+    outputs: Tensor | tuple[Tensor, ...], labels: Tensor, objective: Objective, model: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and the loss of what a network in training hands out.
+
+    Auxiliary classifiers, where it has some, add their losses with the network's own weight
+    (Szegedy et al. 2014, section 5: 0.3).
+    """
+    if isinstance(outputs, Tensor):
+        return outputs, objective(outputs, labels)
+    logits, *auxiliary = outputs
+    extra = sum((objective(each, labels) for each in auxiliary), logits.new_zeros(()))
+    weight = getattr(model, "auxiliary_weight", 0.0)
+    return logits, objective(logits, labels) + weight * extra
 
 
 def length(recipe: Recipe, num_batches: int) -> tuple[int, int]:

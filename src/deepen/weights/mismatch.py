@@ -31,7 +31,7 @@ def mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
     ]
     if differ:
         problems.append(some(differ))
-    if bad := sorted(name for name, t in got.items() if not torch.isfinite(t).all()):
+    if bad := sorted(name for name, t in got.items() if not _finite(t)):
         problems.append(f"NaN or infinite values in {some(bad)}")
     return "; ".join(problems)
 
@@ -40,6 +40,13 @@ def some(names: list[str]) -> str:
     """The first three, and how many more there are."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    wide = tensor.float() if tensor.itemsize == 1 else tensor  # no isfinite for float8
+    return bool(torch.isfinite(wide).all())
 
 
 def _kind(tensor: Tensor) -> str:

@@ -29,6 +29,10 @@ class Result(BaseModel):
         data: on what.
         command: that does it again; SEED stands for the seeds of `runs`.
         protocol: in words.
+        settings: how they were chosen.
+        machine: that it ran on.
+        torch: its version.
+        date: of the last run.
         runs: all that were made, none left out.
     """
 
@@ -39,6 +43,10 @@ class Result(BaseModel):
     data: str
     command: str
     protocol: str
+    settings: str
+    machine: str
+    torch: str
+    date: str
     runs: tuple[Run, ...] = Field(min_length=1)
 
     def __str__(self) -> str:
@@ -46,7 +54,7 @@ class Result(BaseModel):
         seeds = ", ".join(str(run.seed) for run in self.runs)
         if len(values) == 1:
             return f"{values[0]:g} (seed {seeds})"
-        return f"{mean(values):.3g} ({min(values):g} to {max(values):g}; seeds {seeds})"
+        return f"{mean(values):.2f} ({min(values):g} to {max(values):g}; seeds {seeds})"
 
 
 @cache
