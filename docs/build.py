@@ -70,8 +70,8 @@ def page(paper: str, architectures: list[Architecture]) -> str:
             ("name", "paper", "parameters", "MACs", "input"),
             [variant(architecture) for architecture in architectures],
         ),
-        "Parameters are those of the whole network, MACs (1 MAC = 2 FLOPs, no biases) of one picture "
-        f"in evaluation. `{first.name}` takes {takes_in_words(first.takes)}.",
+        "Parameters are those of the whole network, MACs (1 MAC = 2 FLOPs, no biases) those of one "
+        f"picture in evaluation. `{first.name}` takes {takes_in_words(first.takes)}.",
         "## What a block does",
         drawing(*BLOCKS[paper]),
         "## Where each detail comes from",
