@@ -50,7 +50,7 @@ class _Paths:
         if op.name in self._layers and (given & self._weights or op.name in _POOLING):
             reached += 1
         for key in map(_storage, results):
-            self._depths[key] = max(reached, self._depths.get(key, 0))
+            self._depths[key] = reached
         self.longest = max(self.longest, reached)
 
 

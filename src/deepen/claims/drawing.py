@@ -28,7 +28,7 @@ def layers(
     """The convolutions and linear layers of a network in order, from `start` to before `stop`."""
     drawn: list[str] = []
     for row in rows(name):
-        if not _SHORTCUTS or set() & {*row.name.split(".")}:
+        if _SHORTCUTS & {*row.name.split(".")}:
             continue
         if row.work.convolution or row.work.linear:
             drawn.append(_layer(part(name, row.name)))
