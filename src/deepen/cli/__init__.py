@@ -19,6 +19,7 @@ from deepen.cli import (
     predict,
     report,
     train,
+    weights,
 )
 from deepen.cli.console import complain
 from deepen.errors import DeepenError
@@ -38,6 +39,7 @@ app = typer.Typer(
 for verb in (train, evaluate, predict, doctor, models, info, compare, report, demo, byhand, claims):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
+app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
 
 
 def _print_version(asked: bool) -> None:

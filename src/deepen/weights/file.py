@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
@@ -16,9 +15,12 @@ from deepen import models
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError
 from deepen.files import write_whole
+from deepen.weights.mismatch import mismatch
 
 _CARD = "deepen.card"
 _MEAN_IMAGE = "preprocessing.mean_image"
+PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar"})
+"""Endings that pickled checkpoints go by."""
 
 
 class Card(BaseModel):
@@ -39,6 +41,7 @@ class Card(BaseModel):
         validation: pictures that were held out of training, where the recipe says it.
         recipe: the whole recipe, as plain fields.
         epoch: passes over the training pictures behind these weights.
+        source: where another program's weights came from, in words, with the file's SHA-256.
         deepen_version: of the program that wrote the file.
         created: UTC, ISO 8601.
     """
@@ -59,6 +62,7 @@ class Card(BaseModel):
     validation: int | None = None
     recipe: dict[str, object] = {}
     epoch: int = 0
+    source: str = ""
     deepen_version: str = ""
     created: str = ""
 
@@ -99,15 +103,23 @@ def read_card(path: str | Path) -> Card:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if _CARD not in metadata:
-            raise InputError(f"{path}: has no card; it is no weights file of deepen's")
+            raise InputError(
+                f"{path}: has no card; it is no weights file of deepen's "
+                f"(`deepen weights convert {path} --model M` makes one of it)"
+            )
         return Card.model_validate_json(metadata[_CARD])
     except ValidationError as error:
         raise InputError(f"{path}: its card is damaged: {error.errors()[0]['msg']}") from error
     except (safetensors.SafetensorError, OSError) as error:
+        if path.suffix in PICKLES:
+            raise InputError(
+                f"{path}: a pickle is not loaded; `deepen weights convert {path} --model M` "
+                "makes a weights file of it"
+            ) from error
         raise InputError(f"{path}: no whole safetensors file ({error})") from error
 
 
-def load_weights(path: str | Path, *, model: str | None = None) -> Loaded:
+def read_weights(path: str | Path, model: str | None = None) -> Loaded:
     """Build the network that a file's card names and load its weights.
 
     Args:
@@ -133,71 +145,10 @@ def load_weights(path: str | Path, *, model: str | None = None) -> Loaded:
     mean_image = tensors.pop(_MEAN_IMAGE, None)
     if (mean_image is not None) != card.preprocessing.mean_image:
         raise InputError(f"{path}: its card and its tensors differ over {_MEAN_IMAGE}")
-    _check_tensors(path, network.state_dict(), tensors)
+    if problem := mismatch(network.state_dict(), tensors):
+        raise InputError(f"{path}: {problem}")
     network.load_state_dict(tensors)
     return Loaded(network.eval(), card, mean_image)
-
-
-def _check_tensors(path: str | Path, expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
-    problems = []
-    if missing := sorted(expected.keys() - got.keys()):
-        problems.append(f"missing {_some(missing)}")
-    if extra := sorted(got.keys() - expected.keys()):
-        problems.append(f"unexpected {_some(extra)}")
-    shapes = [
-        f"{name} is {tuple(got[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected.keys() & got.keys()
-        if got[name].shape != expected[name].shape
-    ]
-    if shapes:
-        problems.append(_some(sorted(shapes)))
-    if bad := sorted(name for name, t in got.items() if not torch.isfinite(t).all()):
-        problems.append(f"NaN or infinite values in {_some(bad)}")
-    if problems:
-        raise InputError(f"{path}: {'; '.join(problems)}")
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def load(path: str | Path, *, model: str | None = None) -> nn.Module:
-    """A trained network in evaluation mode; `load_weights` hands back its card as well."""
-    return load_weights(path, model=model).model
-
-
-def create_model(
-    name: str,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    input_size: int | tuple[int, int] | None = None,
-    weights: str | Path | None = None,
-) -> nn.Module:
-    """`deepen.models.create_model`, with trained features where `weights` is given.
-
-    The weights must be of the same variant. With another number of classes than theirs, all is
-    loaded but the last layer, which starts afresh.
-
-    Raises:
-        InputError: an unknown name, something the network cannot be, or weights that do not fit.
-    """
-    if weights is None:
-        return models.create_model(name, num_classes, in_channels, input_size)
-    network, card, _ = load_weights(weights, model=name)
-    asked = {"in_channels": in_channels, "input_size": input_size}
-    for field, value in asked.items():
-        have = getattr(card, field)
-        want = (value, value) if field == "input_size" and isinstance(value, int) else value
-        if want is not None and want != have and not (field == "input_size" and _free(name)):
-            raise InputError(f"{weights}: has {field} {have}, asked for {want}")
-    if num_classes is not None and num_classes != card.num_classes:
-        network.reset_classifier(num_classes)  # type: ignore[operator]
-    return network
-
-
-def _free(name: str) -> bool:
-    return ":" in name or models.get_architecture(name).takes.sizes == "free"
 
 
 def card_of(path: str | Path) -> dict[str, object]:
