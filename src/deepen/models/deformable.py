@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from deepen.models.architecture import Architecture, Detail, Takes
 from deepen.models.resnet import VARIANTS as RESNETS
@@ -46,6 +45,8 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        from torchvision.ops import deform_conv2d  # it doubles the time that deepen.models takes
+
         where = "cpu" if x.is_meta else x.device.type  # the meta device knows no autocast
         with torch.autocast(where, enabled=False):
             x = x.to(self.weight.dtype)
