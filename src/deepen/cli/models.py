@@ -6,52 +6,48 @@ from typing import Annotated, Any
 
 import typer
 
-from deepen.cli.console import out, print_json
+from deepen.cli.console import print_json
 from deepen.errors import unknown
 
 EXAMPLE = "Example: deepen models 'resnet*'"
+LINE = "{:25} {:28} {:>12} {:>15}  {:9} {}"
 
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Names, * standing for anything.")] = "*",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the networks, with paper, parameters and input."""
-    from deepen.models import get_architecture, list_models  # imports torch
+    """List the networks, with paper, parameters, multiply-accumulates and input."""
+    from deepen.models import list_models  # imports torch
 
     names = list_models(pattern)
     if not names:
         raise unknown("model", pattern, list_models())
-    rows = [_about(get_architecture(name)) for name in names]
     if as_json:
-        print_json(rows)
+        print_json([_about(name) for name in names])
         return
-    from rich.table import Table
-
-    table = Table("name", "paper", "parameters", "input", "classes", box=None)
-    for row in rows:
-        table.add_row(
-            row["name"], row["paper"], f"{row['parameters']:,}", row["input"], str(row["classes"])
-        )
-    out.print(table)
+    print(LINE.format("name", "paper", "parameters", "macs", "input", "classes"))
+    for name in names:  # each is counted as it is printed
+        row = _about(name)
+        counts = f"{row['parameters']:,}", f"{row['macs']:,}"
+        print(LINE.format(name, row["paper"], *counts, row["input"], row["classes"]))
 
 
-def _about(architecture: Any) -> dict[str, Any]:
-    import torch
+def _about(name: str) -> dict[str, Any]:
+    from deepen.analysis.complexity import complexity
+    from deepen.analysis.subject import subject
 
-    takes = architecture.takes
-    with torch.device("meta"):  # shapes without memory
-        network = architecture.build(
-            num_classes=takes.num_classes,
-            in_channels=takes.channels,
-            input_size=(takes.size_px, takes.size_px),
-        )
+    counted = subject(name)  # shapes without memory
+    architecture = counted.architecture
+    assert architecture is not None
+    takes, costs = architecture.takes, complexity(counted.module, counted.input_shape)
     return {
         "name": architecture.name,
         "paper": architecture.paper,
         "title": architecture.title,
         "year": architecture.year,
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": costs.parameters,
+        "macs": costs.macs,
         "input": f"{takes.channels}x{takes.size_px}x{takes.size_px}",
         "sizes": takes.sizes,
         "min_px": takes.min_px,
