@@ -275,7 +275,8 @@ def test_models_has_parameters_and_macs_of_each(deepen):
     # As torchvision's documentation has them: 25557032 parameters, 4.09 GFLOPS, which are MACs.
     status, shown, _ = deepen("models", "resnet50_v1_5", "--json")
     (row,) = json.loads(shown)
-    assert status == 0 and {"name", "paper", "year", "input"} <= row.keys()
+    assert status == 0
+    assert {"name", "paper", "year", "input"} <= row.keys()
     assert (row["parameters"], round(row["macs"] / 1e9, 2)) == (25557032, 4.09)
     table = deepen("models", "resnet50_v1_5")[1].split()
     assert f"{row['macs']:,}" in table
