@@ -19,6 +19,7 @@ from deepen.cli import (
     predict,
     report,
     train,
+    verify_resume,
     weights,
 )
 from deepen.cli.console import complain
@@ -36,9 +37,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, doctor, models, info, compare, report, demo, byhand, claims):
+for verb in (
+    train, evaluate, predict, doctor, models, info, compare, report, demo, byhand, claims,
+    verify_resume,
+):  # fmt: skip
     name = verb.__name__.rpartition(".")[2]
-    app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
+    app.command(name.replace("_", "-"), epilog=verb.EXAMPLE)(getattr(verb, name))
 app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
 
 

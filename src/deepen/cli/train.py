@@ -99,7 +99,7 @@ def train(
         "amp": amp,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
-    changes |= dict(_parse_change(word) for word in change or ())
+    changes |= dict(parse_change(word) for word in change or ())
     excluded = _read_list(exclude) if exclude else ()
 
     with leaving_at_sigterm():
@@ -133,7 +133,8 @@ def train(
     )
 
 
-def _parse_change(word: str) -> tuple[str, Any]:
+def parse_change(word: str) -> tuple[str, Any]:
+    """The field and the value of a `--set`."""
     import yaml
 
     key, equals, value = word.partition("=")
