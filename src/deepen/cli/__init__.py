@@ -20,6 +20,7 @@ from deepen.cli import (
     report,
     study,
     train,
+    verify_resume,
     weights,
 )
 from deepen.cli.console import complain
@@ -39,11 +40,11 @@ app = typer.Typer(
 )
 VERBS = (
     *(train, evaluate, predict, doctor, models, info, compare, report, demo),
-    *(byhand, claims, study),
+    *(byhand, claims, study, verify_resume),
 )
 for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]
-    app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
+    app.command(name.replace("_", "-"), epilog=verb.EXAMPLE)(getattr(verb, name))
 app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
 
 
