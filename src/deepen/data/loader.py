@@ -49,7 +49,7 @@ class Batches:
 
     Pictures in memory are kept on the device as uint8 and augmented there in batches. Files are
     decoded and augmented one by one, by `workers` processes (0: in this one); so are pictures in
-    memory whose augmentation resizes. Neither changes a bit of what comes out.
+    memory whose augmentation resizes or is RandAugment. Neither changes a bit of what comes out.
 
     Of several processes, the one of `rank` takes every `world_size`-th sample of the order. All
     have the same number of batches, so the last one may be empty on some.
@@ -102,7 +102,7 @@ class Batches:
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
         self._mean_image = None if mean_image is None else mean_image.to(self.device)
         self._labels = torch.from_numpy(split.labels).to(self.device)
-        if split.images is None or self.augmentation.resizes:
+        if split.images is None or self.augmentation.one_by_one:
             self._pictures = _Pictures(split, preprocessing, self.augmentation, seed)
             self._requests: list[_Request] = []
             self._workers = None
