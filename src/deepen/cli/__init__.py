@@ -14,10 +14,13 @@ from deepen.cli import (
     demo,
     doctor,
     evaluate,
+    find_lr,
     info,
     models,
     predict,
+    probe,
     report,
+    study,
     train,
     weights,
 )
@@ -36,9 +39,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, doctor, models, info, compare, report, demo, byhand, claims):
+VERBS = (
+    *(train, evaluate, predict, doctor, models, info, compare, report, demo),
+    *(byhand, claims, study, find_lr, probe),
+)
+for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]
-    app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
+    app.command(name.replace("_", "-"), epilog=verb.EXAMPLE)(getattr(verb, name))
 app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
 
 

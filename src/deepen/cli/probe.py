@@ -14,13 +14,13 @@ EXAMPLE = "Example: deepen probe runs/PHOTOS-resnet20-1/best.safetensors PHOTOS 
 
 def probe(
     weights: Annotated[str, typer.Argument(help="A weights file of `deepen train`.")],
+    layer: Annotated[
+        str, typer.Option(help="Whose features; a module's name, fc7 or layer3.0 say.")
+    ],
     data: Annotated[
         str | None,
         typer.Argument(help="Labelled pictures; by default those that it was trained on."),
     ] = None,
-    layer: Annotated[
-        str, typer.Option(help="Whose features; a module's name, fc7 or layer3.0 say.")
-    ] = ...,
     classifier: Annotated[
         Literal["logistic", "svm"], typer.Option(help="Logistic regression, or a linear SVM.")
     ] = "logistic",

@@ -95,7 +95,7 @@ def train(
         "amp": amp,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
-    changes |= dict(_parse_change(word) for word in change or ())
+    changes |= dict(parse_change(word) for word in change or ())
     excluded = _read_list(exclude) if exclude else ()
 
     from deepen import api  # imports torch
@@ -128,7 +128,8 @@ def train(
     )
 
 
-def _parse_change(word: str) -> tuple[str, Any]:
+def parse_change(word: str) -> tuple[str, Any]:
+    """Key and value of `--set KEY=VALUE`."""
     import yaml
 
     key, equals, value = word.partition("=")

@@ -123,13 +123,14 @@ def _beta_quantile(alpha: float, u: Tensor) -> Tensor:
 def _box(share: Tensor, size: torch.Size, down: Tensor, across: Tensor) -> Tensor:
     """Top, bottom, left, right, int64 (B, 4): sides of sqrt(1 - share), cut at the picture's edge.
 
-    Its centre is anywhere in the picture, as in the authors' code.
+    Its centre is anywhere in the picture. Odd sides stay odd, as in timm; the authors' code makes
+    them even.
     """
     edges = []
     for length, center in zip(size, (down, across), strict=True):
-        half = (length * (1 - share).sqrt()).long() // 2
+        side = (length * (1 - share).sqrt()).long()
         middle = (center * length).long()
-        edges += [(middle - half).clamp(min=0), (middle + half).clamp(max=length)]
+        edges += [(middle - side // 2).clamp(min=0), (middle + (side + 1) // 2).clamp(max=length)]
     return torch.stack(edges, 1)
 
 

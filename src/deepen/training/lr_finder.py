@@ -1,7 +1,7 @@
 """A learning-rate range test (Smith 2015, section 3.3): a short run at rates that rise all along.
 
-The rates rise geometrically, step by step, until the loss has grown far beyond its best. The network
-is trained on the way, so a fresh one is taken for it and nothing of it is kept.
+The rates rise geometrically, step by step, until the loss has grown far beyond its best. The
+network is trained on the way, so a fresh one is taken for it and nothing of it is kept.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def unpack(
     averages: Averages | None,
 ) -> State:
     """Put a checkpoint back into freshly built parts; the inverse of `pack`."""
-    model.load_state_dict(_under("model.", tensors))
+    unpack_model(tensors, model)
     if averages is not None:
         averages.model.load_state_dict(_under("averages.", tensors))
     by_parameter: dict[int, dict[str, Tensor]] = {}
@@ -120,6 +120,11 @@ def unpack(
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     return State(**plain["progress"])
+
+
+def unpack_model(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Put the weights of a checkpoint back, and nothing else of it."""
+    model.load_state_dict(_under("model.", tensors))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
