@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deepen.baselines.probe import Kind, Probe
+from deepen.baselines.probe import probe as probe_layer
 from deepen.data.loader import Batches
 from deepen.data.preprocess import PictureError, open_picture
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
@@ -26,6 +28,7 @@ from deepen.files import write_whole
 from deepen.report.page import write_report
 from deepen.training.environment import write_environment
 from deepen.training.loop import fit
+from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.parts import Parts, assemble, num_workers
 from deepen.training.plan import new_plan, newest_run, old_plan
 from deepen.training.progress import Reporter, Silent
@@ -179,6 +182,92 @@ def evaluate(
             num_samples=len(labels),
         ),
     )
+
+
+def find_lr(
+    data: str,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    changes: dict[str, Any] | None = None,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    steps: int = 100,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Sweep:
+    """Train a fresh network at rising learning rates and suggest one; nothing is written.
+
+    See `deepen.training.lr_finder.sweep` for `lowest`, `highest` and `steps`, `train` for the rest.
+
+    Raises:
+        InputError: words or data are off.
+        WorkError: the loss is no number from the start.
+    """
+    reporter = reporter or Silent()
+    plan = new_plan(data, model, recipe, changes, data_dir, download, (), reporter)
+    parts = assemble(plan, pick_device(device), workers)
+    batches = parts.batches("train", augmented=True)
+    return sweep(parts.network, batches, plan.recipe, lowest=lowest, highest=highest, steps=steps)
+
+
+def probe(
+    weights: str | Path,
+    data: str | None = None,
+    *,
+    layer: str,
+    classifier: Kind = "logistic",
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    model: str | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Probe:
+    """Fit a linear classifier to a layer's frozen features; see `deepen.baselines.probe`.
+
+    Args:
+        weights: as `load_weights` takes it.
+        data: a folder or a data set, of any classes; by default what it was trained on.
+        layer: a name of the network's `named_modules()`.
+        classifier: "logistic" or "svm".
+        data_dir: where named data sets lie.
+        download: whether a named data set may be fetched.
+        model: needed for "imagenet", and for a user's own `package.module:factory`.
+        batch_size: does not change the result.
+        workers: processes that decode.
+        device: "cpu", "cuda", "mps".
+        reporter: told of pictures that cannot be decoded; they are in none of the numbers.
+
+    Raises:
+        InputError: no such layer, or data without validation pictures.
+    """
+    loaded = load_weights(weights, model=model)
+    card = loaded.card
+    data = data or card.data
+    source = open_source(
+        data,
+        data_dir=None if data_dir is None else Path(data_dir),
+        download=download,
+        # The network's own validation pictures; where it had none, the usual share.
+        validation=(card.validation or None) if data == card.data else None,
+    )
+    found = probe_layer(
+        loaded,
+        source,
+        layer,
+        kind=classifier,
+        batch_size=batch_size,
+        workers=num_workers(workers, source.splits["train"]),
+        device=pick_device(device),
+    )
+    for error in found.bad:
+        (reporter or Silent()).message(f"left out: {error}")
+    return found
 
 
 def predict(

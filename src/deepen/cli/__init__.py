@@ -14,9 +14,11 @@ from deepen.cli import (
     demo,
     doctor,
     evaluate,
+    find_lr,
     info,
     models,
     predict,
+    probe,
     report,
     study,
     train,
@@ -40,7 +42,7 @@ app = typer.Typer(
 )
 VERBS = (
     *(train, evaluate, predict, doctor, models, info, compare, report, demo),
-    *(byhand, claims, study, verify_resume),
+    *(byhand, claims, study, verify_resume, find_lr, probe),
 )
 for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]

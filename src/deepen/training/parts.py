@@ -15,6 +15,7 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, SplitName
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.models import create_model, get_architecture
+from deepen.training.finetuning import freeze
 from deepen.training.inputs import prepare
 from deepen.training.loop import Job
 from deepen.training.plan import Plan
@@ -42,6 +43,8 @@ class Parts:
             self.preprocessing,
             batch_size=recipe.batch_size,
             augmentation=recipe.augment if augmented else None,
+            mixing=recipe.mix if augmented else None,
+            num_classes=len(self.plan.source.classes),
             seed=recipe.seed,
             shuffle=augmented,
             workers=num_workers(self.workers, pictures),
@@ -80,11 +83,11 @@ class Parts:
     def job(self, run: Run) -> Job:
         """What the loop needs."""
 
-        def save(name: str, row: Row) -> None:
+        def save(name: str, row: Row, network: nn.Module) -> None:
             scores = {k.removeprefix("eval_"): v for k, v in row.items() if k[:5] == "eval_" and v}
             words = self.protocol("val", len(self.plan.source.splits["val"])) if scores else ""
             card = self.card(words, scores, int(row["epoch"] or 0))
-            save_weights(run.path / f"{name}.safetensors", self.network, card, self.mean_image)
+            save_weights(run.path / f"{name}.safetensors", network, card, self.mean_image)
 
         return Job(
             model=self.network,
@@ -106,6 +109,7 @@ def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
     network = create_model(
         plan.model, len(plan.source.classes), preprocessing.channels, preprocessing.size_px
     ).to(device)
+    freeze(network, plan.recipe.finetune.freeze)
     if plan.recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return Parts(plan, network, preprocessing, mean_image, device, workers)
