@@ -16,7 +16,12 @@ from deepen.training.run import Run
 
 
 def write_environment(
-    run: Run, device: torch.device, began: float, command: str, seconds: float | None = None
+    run: Run,
+    device: torch.device,
+    began: float,
+    command: str,
+    processes: int = 1,
+    seconds: float | None = None,
 ) -> None:
     """Write environment.json; `seconds` once the run has ended."""
     run.write_json(
@@ -30,6 +35,7 @@ def write_environment(
             "platform": platform.platform(),
             "cpu": _cpu(),
             "threads": torch.get_num_threads(),
+            "processes": processes,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "commit": _commit(),
             "started": datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(

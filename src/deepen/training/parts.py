@@ -15,6 +15,7 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, SplitName
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.models import create_model, get_architecture
+from deepen.training.distributed import Processes
 from deepen.training.inputs import prepare
 from deepen.training.loop import Job
 from deepen.training.plan import Plan
@@ -33,6 +34,7 @@ class Parts:
     mean_image: Tensor | None
     device: torch.device
     workers: int | None
+    processes: Processes
 
     def batches(self, split: SplitName, augmented: bool = False) -> Batches:
         """Batches of a split; `augmented` means shuffled and augmented, for training."""
@@ -47,6 +49,8 @@ class Parts:
             workers=num_workers(self.workers, pictures),
             mean_image=self.mean_image,
             device=self.device,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
         )
 
     def protocol(self, split: str, num_samples: int) -> str:
@@ -94,10 +98,11 @@ class Parts:
             run=run,
             device=self.device,
             save_weights=save,
+            processes=self.processes,
         )
 
 
-def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
+def assemble(plan: Plan, device: torch.device, workers: int | None, processes: Processes) -> Parts:
     """Build the network from the recipe's seed and settle its preprocessing on the data."""
     takes = None if ":" in plan.model else get_architecture(plan.model).takes
     preprocessing, mean_image = prepare(plan.recipe.input, plan.source, takes)
@@ -107,7 +112,7 @@ def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
     ).to(device)
     if plan.recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    return Parts(plan, network, preprocessing, mean_image, device, workers)
+    return Parts(plan, network, preprocessing, mean_image, device, workers, processes)
 
 
 def num_workers(asked: int | None, split: Split) -> int:
