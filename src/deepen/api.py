@@ -86,11 +86,11 @@ def train(
         DeepenError: whatever can be said in one line; see its subclasses.
     """
     began = time.time()
-    if resume is None and output is None and restartable():
-        raise InputError("torchrun's --max-restarts needs --output RUN, or a restart finds no run")
-    if restarted():
-        resume = resume or "auto"
     with join() as processes:
+        if resume is None and output is None and restartable():
+            raise InputError("torchrun --max-restarts needs --output RUN, to find it again")
+        if restarted():
+            resume = resume or "auto"
         first = processes.rank == 0
         reporter = (reporter if first else None) or Silent()
         where = processes.place(pick_device(device))
