@@ -146,6 +146,8 @@ class _Many(Processes):
         on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
         try:
             store, self.rank, self.size = next(rendezvous("env://", timeout=timeout))
+            # torchrun's store outlives a restart, and so would what the dead have said.
+            store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
                 store=PrefixStore("torch", store),
@@ -215,8 +217,12 @@ class _Many(Processes):
             yield replace(batch, bad=bad, elsewhere=pictures - len(batch.indices))
 
     def seed(self, seed: int, step: int) -> None:
-        bits = hashlib.sha256(f"{seed} {step} {self.rank}".encode()).digest()
-        torch.manual_seed(int.from_bytes(bits[:8], "little"))
+        digest = hashlib.sha256(f"{seed} {step} {self.rank}".encode()).digest()
+        bits = int.from_bytes(digest[:8], "little")
+        # torch.manual_seed seeds every device; without one each call is kept, to be made later.
+        torch.default_generator.manual_seed(bits)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed(bits)
 
     def mean(self, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.stack([values * counts, counts.double()])
@@ -247,7 +253,7 @@ class _Many(Processes):
             if self.store.check(["failure"]):
                 raise WorkError("another process failed")
             if time.monotonic() > end:
-                raise WorkError(_gone(f"nothing was heard for {timeout_s:.0f} s"))
+                raise WorkError(_gone(f"no answer for {timeout_s:.0f} s"))
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.1)
         return json.loads(self.store.get(key))
@@ -302,7 +308,9 @@ class _Many(Processes):
             for number in (signal.SIGTERM, signal.SIGINT):  # torchrun is about to send them
                 signal.signal(number, signal.SIG_IGN)
         if not isinstance(error, DeepenError) and _of_torch_distributed(error):
-            error = WorkError(_gone(str(error).splitlines()[0]))
+            late = "timed out" in str(error).lower()
+            reason = f"no answer for {self.timeout_s:.0f} s" if late else "its connection broke"
+            error = WorkError(_gone(reason))
         status = error.exit_status if isinstance(error, DeepenError) else 1
         if isinstance(error, KeyboardInterrupt):
             status = Interrupted.exit_status
