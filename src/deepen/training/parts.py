@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, SplitName
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.models import create_model, get_architecture
+from deepen.training.distributed import Processes
 from deepen.training.finetuning import freeze
 from deepen.training.inputs import prepare
 from deepen.training.loop import Job
@@ -34,6 +35,7 @@ class Parts:
     mean_image: Tensor | None
     device: torch.device
     workers: int | None
+    processes: Processes = field(default_factory=Processes)
 
     def batches(self, split: SplitName, augmented: bool = False) -> Batches:
         """Batches of a split; `augmented` means shuffled and augmented, for training."""
@@ -50,6 +52,8 @@ class Parts:
             workers=num_workers(self.workers, pictures),
             mean_image=self.mean_image,
             device=self.device,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
         )
 
     def protocol(self, split: str, num_samples: int) -> str:
@@ -98,10 +102,16 @@ class Parts:
             device=self.device,
             save_weights=save,
             identity=self.plan.identity(),
+            processes=self.processes,
         )
 
 
-def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
+def assemble(
+    plan: Plan,
+    device: torch.device,
+    workers: int | None,
+    processes: Processes | None = None,
+) -> Parts:
     """Build the network from the recipe's seed and settle its preprocessing on the data."""
     takes = None if ":" in plan.model else get_architecture(plan.model).takes
     preprocessing, mean_image = prepare(plan.recipe.input, plan.source, takes)
@@ -112,7 +122,9 @@ def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
     freeze(network, plan.recipe.finetune.freeze)
     if plan.recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    return Parts(plan, network, preprocessing, mean_image, device, workers)
+    return Parts(
+        plan, network, preprocessing, mean_image, device, workers, processes or Processes()
+    )
 
 
 def num_workers(asked: int | None, split: Split) -> int:
