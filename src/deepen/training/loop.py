@@ -144,7 +144,7 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | No
 
     With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
     """
-    if parts == 1:
+    if parts == 1 or len(batch.labels) < 2:
         yield batch, None
         return
     size = math.ceil(len(batch.labels) / parts)
