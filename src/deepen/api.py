@@ -30,7 +30,7 @@ from deepen.training.environment import write_environment
 from deepen.training.loop import fit
 from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.parts import Parts, assemble, num_workers
-from deepen.training.plan import new_plan, old_plan
+from deepen.training.plan import new_plan, newest_run, old_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
 from deepen.training.state import State
@@ -72,7 +72,8 @@ def train(
         recipe: a name or a YAML file; chosen by model and data when left out.
         changes: of the recipe, {"optimizer.lr": 0.1} say.
         output: the run folder; must be new or empty. Default: runs/<data>-<model>-<number>.
-        resume: a run folder, or "auto" for the newest run of this data and model.
+        resume: a run folder, or "auto" for the newest whole run of the same data, model and recipe
+            in runs/ (in `output`, where that is given), else a new one.
         data_dir: where named data sets lie.
         download: whether a named data set may be fetched.
         exclude: pictures to leave out, relative to the folder.
@@ -86,12 +87,17 @@ def train(
     """
     reporter = reporter or Silent()
     began, where = time.time(), pick_device(device)
-    run = _run_to_resume(resume, data, model, output, reporter)
+    plan, run = None, None
+    if resume == "auto" and output is None and data is not None:
+        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        run = _newest(plan.identity(), reporter)
+    elif resume is not None:
+        run = _run_to_resume(resume, model, output, reporter)
     if run is not None:
-        plan = old_plan(run, data, model, recipe, changes, data_dir)
+        plan = plan or old_plan(run, data, model, recipe, changes, data_dir, exclude)
         parts = assemble(plan, where, workers)
     else:
-        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        plan = plan or new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
         parts = assemble(plan, where, workers)  # fails, if at all, before anything is written
         stem = f"{Path(plan.data).resolve().name}-{plan.model}"
         run = Run.create(None if output is None else Path(output), stem)
@@ -308,24 +314,23 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def _run_to_resume(
-    resume: str | None,
-    data: str | None,
-    model: str | None,
-    output: str | Path | None,
-    reporter: Reporter,
+    resume: str, model: str | None, output: str | Path | None, reporter: Reporter
 ) -> Run | None:
-    if resume is None:
-        return None
     if resume != "auto":
         return Run.open(Path(resume))
-    if output is not None:
-        folder = Path(output)
-        run = Run(folder) if (folder / "recipe.yaml").is_file() else None
-    else:
-        run = Run.newest(Path("runs"), data, model)
-    reporter.message(
-        "--resume auto: no such run yet, a new one" if run is None else f"resuming {run.path}"
-    )
+    if output is None:
+        return _newest({} if model is None else {"model": model}, reporter)
+    run = Run(Path(output)) if (Path(output) / "recipe.yaml").is_file() else None
+    return _said(run, reporter)
+
+
+def _newest(wanted: dict[str, Any], reporter: Reporter) -> Run | None:
+    return _said(newest_run(Path("runs"), wanted, reporter), reporter)
+
+
+def _said(run: Run | None, reporter: Reporter) -> Run | None:
+    told = "--resume auto: no such run yet, a new one" if run is None else f"resuming {run.path}"
+    reporter.message(told)
     return run
 
 

@@ -11,6 +11,7 @@ import typer
 
 from deepen.cli.console import err, out, print_json
 from deepen.errors import InputError
+from deepen.training.stop import leaving_at_sigterm
 
 EXAMPLE = (
     "Example: deepen train PHOTOS   |   deepen train cifar10 --data-dir ~/data --model resnet20 "
@@ -78,7 +79,10 @@ def train(
         Path | None, typer.Option(help="The run folder; default runs/DATA-MODEL-NUMBER.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="auto|RUN", help="Go on with a run that was stopped.")
+        str | None,
+        typer.Option(
+            metavar="auto|RUN", help="Go on with a run: the newest of the same recipe, or this."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -98,24 +102,25 @@ def train(
     changes |= dict(parse_change(word) for word in change or ())
     excluded = _read_list(exclude) if exclude else ()
 
-    from deepen import api  # imports torch
-    from deepen.training.progress import Bars
+    with leaving_at_sigterm():
+        from deepen import api  # imports torch
+        from deepen.training.progress import Bars
 
-    trained = api.train(
-        data,
-        model=model,
-        recipe=recipe,
-        changes=changes,
-        output=output,
-        resume=resume,
-        data_dir=data_dir,
-        download=download,
-        exclude=excluded,
-        workers=workers,
-        device=device,
-        reporter=Bars(err),
-        command=shlex.join(["deepen", *sys.argv[1:]]),
-    )
+        trained = api.train(
+            data,
+            model=model,
+            recipe=recipe,
+            changes=changes,
+            output=output,
+            resume=resume,
+            data_dir=data_dir,
+            download=download,
+            exclude=excluded,
+            workers=workers,
+            device=device,
+            reporter=Bars(err),
+            command=shlex.join(["deepen", *sys.argv[1:]]),
+        )
     scores = trained.scores
     if as_json:
         document = {"run": str(trained.run), "split": trained.split, **scores.model_dump()}

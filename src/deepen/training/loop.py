@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from deepen.data.preprocess import PictureError
 from deepen.errors import InputError, WorkError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.averages import build_averages
-from deepen.training.checkpoint import load_checkpoint, save_checkpoint
+from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
 from deepen.training.finetuning import train_mode
+from deepen.training.identity import differences
 from deepen.training.optimizer import Objective, build_optimizer, build_scheduler
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
@@ -39,6 +41,7 @@ class Job:
         run: the folder that everything is written to.
         device: where the steps run.
         save_weights: writes a network to the run folder under a name, with the scores of this row.
+        identity: what a checkpoint to go on from must agree with.
     """
 
     model: nn.Module
@@ -48,6 +51,7 @@ class Job:
     run: Run
     device: torch.device
     save_weights: Callable[[str, Row, nn.Module], None]
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
@@ -59,7 +63,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
 
     Raises:
         WorkError: the loss became NaN or infinite, or something could not be written.
-        InputError: too many pictures could not be decoded.
+        InputError: too many pictures could not be decoded, or the checkpoint is another run's.
         Interrupted, Preempted: Ctrl-C or SIGTERM; the run has been saved.
     """
     recipe, model, train = job.recipe, job.model, job.train
@@ -76,9 +80,14 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
 
     def save() -> None:
         tensors, plain = pack(model, optimizer, scheduler, averages, state)
-        save_checkpoint(job.run.checkpoints, tensors, {**plain, "machine": here})
+        save_checkpoint(
+            job.run.checkpoints, tensors, {**plain, "machine": here, "run": job.identity}
+        )
 
     if resume and (found := load_checkpoint(job.run.checkpoints)) is not None:
+        for difference in differences(found.state["run"], job.identity):
+            raise InputError(f"--resume {job.run.path}: its checkpoint's {difference}")
+        tidy(job.run.checkpoints, found.generation)
         state = unpack(found.tensors, found.state, model, optimizer, scheduler, averages)
         for line in (*found.damaged, *_differences(found.state["machine"], here)):
             reporter.message(line)
@@ -125,6 +134,8 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                 job.save_weights("best", row, shown)
             save()
             reporter.epoch(row, epochs)
+        if stop.signal is not None:  # it came while the last checkpoint was written
+            raise stop.error(f"trained and saved; score it with --resume {job.run.path}")
     return state
 
 

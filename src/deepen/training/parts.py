@@ -97,6 +97,7 @@ class Parts:
             run=run,
             device=self.device,
             save_weights=save,
+            identity=self.plan.identity(),
         )
 
 
