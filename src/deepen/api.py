@@ -30,7 +30,7 @@ from deepen.training.environment import write_environment
 from deepen.training.loop import fit
 from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.parts import Parts, assemble, num_workers
-from deepen.training.plan import new_plan, newest_run, old_plan
+from deepen.training.plan import Plan, new_plan, newest_run, old_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
 from deepen.training.state import State
@@ -54,6 +54,8 @@ def train(
     model: str | None = None,
     recipe: str | None = None,
     changes: dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+    init_from: str | Path | None = None,
     output: str | Path | None = None,
     resume: str | None = None,
     data_dir: str | Path | None = None,
@@ -71,11 +73,16 @@ def train(
         model: of `list_models()` or `package.module:factory`; chosen by the data when left out.
         recipe: a name or a YAML file; chosen by model and data when left out.
         changes: of the recipe, {"optimizer.lr": 0.1} say.
+        weights: trained ones to go on with, of the same network: a file, or "imagenet" for
+            torchvision's; their preprocessing is taken over, and their last layer where the
+            classes are the same.
+        init_from: a file whose layers are copied, as the recipe's `init` says.
         output: the run folder; must be new or empty. Default: runs/<data>-<model>-<number>.
         resume: a run folder, or "auto" for the newest whole run of the same data, model and recipe
             in runs/ (in `output`, where that is given), else a new one.
         data_dir: where named data sets lie.
-        download: whether a named data set may be fetched.
+        download: whether a named data set may be fetched, or for a folder of photographs without a
+            recipe ImageNet weights.
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
@@ -87,18 +94,29 @@ def train(
     """
     reporter = reporter or Silent()
     began, where = time.time(), pick_device(device)
+    first = {
+        "weights": None if weights is None else str(weights),
+        "init_from": None if init_from is None else str(init_from),
+    }
+
+    def settle() -> Plan:
+        words = (data, model, recipe, changes, data_dir, download, exclude, reporter)
+        return new_plan(*words, **first, device=where.type)
+
     plan, run = None, None
     if resume == "auto" and output is None and data is not None:
-        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        plan = settle()
         run = _newest(plan.identity(), reporter)
     elif resume is not None:
         run = _run_to_resume(resume, model, output, reporter)
     if run is not None:
-        plan = plan or old_plan(run, data, model, recipe, changes, data_dir, exclude)
+        plan = plan or old_plan(run, data, model, recipe, changes, data_dir, exclude, **first)
         parts = assemble(plan, where, workers)
     else:
-        plan = plan or new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        plan = plan or settle()
         parts = assemble(plan, where, workers)  # fails, if at all, before anything is written
+        for line in filter(None, (parts.origin, parts.size)):
+            reporter.message(line)
         stem = f"{Path(plan.data).resolve().name}-{plan.model}"
         run = Run.create(None if output is None else Path(output), stem)
         run.write_json("data.json", plan.about())
