@@ -22,6 +22,7 @@ from deepen.cli import (
     report,
     study,
     train,
+    verify_resume,
     weights,
 )
 from deepen.cli.console import complain
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 VERBS = (
     *(train, evaluate, predict, doctor, models, info, compare, report, demo),
-    *(byhand, claims, study, find_lr, probe),
+    *(byhand, claims, study, verify_resume, find_lr, probe),
 )
 for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]

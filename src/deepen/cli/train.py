@@ -146,7 +146,7 @@ def train(
 
 
 def parse_change(word: str) -> tuple[str, Any]:
-    """Key and value of `--set KEY=VALUE`."""
+    """The field and the value of a `--set`."""
     import yaml
 
     key, equals, value = word.partition("=")
