@@ -55,6 +55,8 @@ def train(
     model: str | None = None,
     recipe: str | None = None,
     changes: dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+    init_from: str | Path | None = None,
     output: str | Path | None = None,
     resume: str | None = None,
     data_dir: str | Path | None = None,
@@ -72,11 +74,16 @@ def train(
         model: of `list_models()` or `package.module:factory`; chosen by the data when left out.
         recipe: a name or a YAML file; chosen by model and data when left out.
         changes: of the recipe, {"optimizer.lr": 0.1} say.
+        weights: trained ones to go on with, of the same network: a file, or "imagenet" for
+            torchvision's; their preprocessing is taken over, and their last layer where the
+            classes are the same.
+        init_from: a file whose layers are copied, as the recipe's `init` says.
         output: the run folder; must be new or empty. Default: runs/<data>-<model>-<number>.
         resume: a run folder, or "auto" for the newest whole run of the same data, model and recipe
             in runs/ (in `output`, where that is given), else a new one.
         data_dir: where named data sets lie.
-        download: whether a named data set may be fetched.
+        download: whether a named data set may be fetched, or for a folder of photographs without a
+            recipe ImageNet weights.
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
@@ -98,21 +105,31 @@ def train(
         first = processes.rank == 0
         reporter = (reporter if first else None) or Silent()
         where = processes.place(pick_device(device))
+        begin = {
+            "weights": None if weights is None else str(weights),
+            "init_from": None if init_from is None else str(init_from),
+        }
+
+        def settle() -> Plan:
+            words = (data, model, recipe, changes, data_dir, download, exclude, reporter)
+            return new_plan(*words, **begin, device=where.type)
+
         plan, run = None, None
         if first:
             if resume == "auto" and output is None and data is not None:
-                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+                plan = settle()
                 run = _newest(plan.identity(), reporter)
             elif resume is not None:
                 run = _run_to_resume(resume, model, output, reporter)
             if plan is None and run is not None:
-                plan = old_plan(run, data, model, recipe, changes, data_dir, exclude)
-            elif plan is None:
-                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+                plan = old_plan(run, data, model, recipe, changes, data_dir, exclude, **begin)
+            plan = plan or settle()
         shared = processes.share(plan and plan.shared(), ALONE_TIMEOUT_S)
         plan = plan or same_plan(shared)
         parts = assemble(plan, where, workers, processes)
         processes.gather("ready")  # who fails so far fails before anything is written
+        for line in filter(None, (parts.origin, parts.size) if run is None else ()):
+            reporter.message(line)
         run = Run(Path(processes.share(first and str((run or _new_run(plan, output)).path))))
         if first:
             write_environment(run, where, began, command, processes.size)

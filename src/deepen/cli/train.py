@@ -34,9 +34,17 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None,
+        typer.Option("--recipe", "--config", help="A name of `deepen recipes`, or a YAML file."),
+    ] = None,
+    weights: Annotated[
+        str | None,
         typer.Option(
-            "--recipe", "--config", help="lenet-1998, resnet-cifar, quick, or a YAML file."
+            metavar="FILE|imagenet", help="Trained weights to go on with; the recipe is finetune."
         ),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Weights to copy layers of, as the recipe's init says."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     batch_size: Annotated[
@@ -64,7 +72,8 @@ def train(
         Path | None, typer.Option(help="Where named data sets lie.", show_default=False)
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a named data set that is not there.")
+        bool,
+        typer.Option("--download", help="Fetch a named data set, or trained weights for photos."),
     ] = False,
     exclude: Annotated[
         Path | None,
@@ -112,6 +121,8 @@ def train(
             model=model,
             recipe=recipe,
             changes=changes,
+            weights=weights,
+            init_from=init_from,
             output=output,
             resume=resume,
             data_dir=data_dir,

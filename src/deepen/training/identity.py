@@ -9,14 +9,19 @@ from deepen.training.recipe import Recipe
 
 
 def identity(
-    model: str, classes: list[str] | tuple[str, ...], fingerprint: str, recipe: Recipe
+    model: str,
+    classes: list[str] | tuple[str, ...],
+    fingerprint: str,
+    recipe: Recipe,
+    start: str | None = None,
 ) -> dict[str, Any]:
-    """All that a resume must find unchanged, as plain JSON."""
+    """All that a resume must find unchanged, as plain JSON; `start`: SHA-256 of first weights."""
     return {
         "model": model,
         "classes": list(classes),
         "data fingerprint": fingerprint,
         "recipe": recipe.model_dump(mode="json"),
+        "SHA-256 of the weights it starts from": start,
     }
 
 

@@ -14,10 +14,12 @@ from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, SplitName
 from deepen.evaluation.protocols import describe_one_crop
-from deepen.models import create_model, get_architecture
+from deepen.models import get_architecture
+from deepen.training.choice import size_in_words
 from deepen.training.distributed import Processes
 from deepen.training.finetuning import freeze
-from deepen.training.inputs import prepare
+from deepen.training.initialization import build_network
+from deepen.training.inputs import adopt, prepare
 from deepen.training.loop import Job
 from deepen.training.plan import Plan
 from deepen.training.progress import Row
@@ -27,7 +29,10 @@ from deepen.weights import Card, save_weights
 
 @dataclass
 class Parts:
-    """A plan put together: the network on its device, and what feeds it."""
+    """A plan put together: the network on its device, and what feeds it.
+
+    `origin` says where the first weights come from, where that is not the network's own paper.
+    """
 
     plan: Plan
     network: nn.Module
@@ -36,6 +41,14 @@ class Parts:
     device: torch.device
     workers: int | None
     processes: Processes = field(default_factory=Processes)
+    origin: str = ""
+
+    @property
+    def size(self) -> str:
+        """How large the network is, and how fast it should be here, in words."""
+        shape = (self.preprocessing.channels, *self.preprocessing.size_px)
+        words = size_in_words(self.network, shape, self.device.type)
+        return words and f"{self.plan.model}: {words}"
 
     def batches(self, split: SplitName, augmented: bool = False) -> Batches:
         """Batches of a split; `augmented` means shuffled and augmented, for training."""
@@ -112,19 +125,28 @@ def assemble(
     workers: int | None,
     processes: Processes | None = None,
 ) -> Parts:
-    """Build the network from the recipe's seed and settle its preprocessing on the data."""
-    takes = None if ":" in plan.model else get_architecture(plan.model).takes
-    preprocessing, mean_image = prepare(plan.recipe.input, plan.source, takes)
-    torch.manual_seed(plan.recipe.seed)
-    network = create_model(
-        plan.model, len(plan.source.classes), preprocessing.channels, preprocessing.size_px
-    ).to(device)
-    freeze(network, plan.recipe.finetune.freeze)
-    if plan.recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return Parts(
-        plan, network, preprocessing, mean_image, device, workers, processes or Processes()
+    """Build the network from the recipe's seed and settle its preprocessing on the data.
+
+    With trained weights to go on with, their preprocessing is taken over.
+    """
+    recipe, start = plan.recipe, plan.start
+    if start is not None and start.whole:
+        card, mean_image = start.loaded.card, start.loaded.mean_image
+        preprocessing, mean_image = adopt(recipe.input, plan.source, card, mean_image)
+    else:
+        takes = None if ":" in plan.model else get_architecture(plan.model).takes
+        preprocessing, mean_image = prepare(recipe.input, plan.source, takes)
+    torch.manual_seed(recipe.seed)
+    channels, size = preprocessing.channels, preprocessing.size_px
+    network, origin = build_network(
+        plan.model, plan.source.classes, channels, size, recipe.init, start
     )
+    network = network.to(device)
+    freeze(network, recipe.finetune.freeze)
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    alone = processes or Processes()
+    return Parts(plan, network, preprocessing, mean_image, device, workers, alone, origin)
 
 
 def num_workers(asked: int | None, split: Split) -> int:
