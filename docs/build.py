@@ -28,6 +28,7 @@ BLOCKS = {
     "perceptron": ("mlp", ""),
     "lenet": ("lenet5", ""),
     "alexnet": ("alexnet", ""),
+    "cuda_convnet": ("convnet4_relu", ""),
     "zfnet": ("zfnet", ""),
     "nin": ("nin_cifar", ""),
     "vgg": ("vgg16", ""),

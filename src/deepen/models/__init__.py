@@ -12,6 +12,7 @@ from torch import nn
 from deepen.errors import InputError, unknown
 from deepen.models import (
     alexnet,
+    cuda_convnet,
     deformable,
     densenet,
     googlenet,
@@ -40,6 +41,7 @@ _REGISTRY: dict[str, Architecture] = {
         perceptron,
         lenet,
         alexnet,
+        cuda_convnet,
         zfnet,
         nin,
         vgg,
