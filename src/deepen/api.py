@@ -58,6 +58,7 @@ def train(
     exclude: Collection[str] = (),
     workers: int | None = None,
     device: str | None = None,
+    tune: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> Trained:
@@ -75,6 +76,8 @@ def train(
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
+        tune: measure which speed settings are the fastest here rather than go by rules; a resumed
+            run keeps those that it has.
         reporter: shown what happens.
         command: kept in environment.json.
 
@@ -86,14 +89,16 @@ def train(
     run = _run_to_resume(resume, data, model, output, reporter)
     if run is not None:
         plan = old_plan(run, data, model, recipe, changes, data_dir)
-        parts = assemble(plan, where, workers)
+        parts = assemble(plan, where, workers, reporter)
     else:
         plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
-        parts = assemble(plan, where, workers)  # fails, if at all, before anything is written
+        parts = assemble(
+            plan, where, workers, reporter, tune=tune
+        )  # fails, if at all, before anything is written
         stem = f"{Path(plan.data).resolve().name}-{plan.model}"
         run = Run.create(None if output is None else Path(output), stem)
         run.write_json("data.json", plan.about())
-        run.write_recipe(plan.recipe)  # last: with it the run has begun
+        run.write_recipe(parts.plan.recipe)  # last: with it the run has begun
     write_environment(run, where, began, command)
     reporter.message(f"run {run.path}")
     state = fit(parts.job(run), reporter, resume=resume is not None)
@@ -247,7 +252,10 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     loaded = load_weights(chosen, model=parts.plan.model)
     parts.network.load_state_dict(loaded.model.state_dict())
     found = predict_logits(
-        parts.network, parts.batches(split).epoch(0), device=parts.device, amp=parts.plan.recipe.amp
+        parts.network,
+        parts.batches(split).epoch(0),
+        device=parts.device,
+        amp=bool(parts.plan.recipe.amp),
     )
     for error in found.bad:
         if error.path not in state.bad:

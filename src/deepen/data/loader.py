@@ -118,8 +118,7 @@ class Batches:
 
         With workers one epoch at a time: to begin another is to abandon this one.
         """
-        n = len(self.split)
-        order = permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
+        order = self._order(epoch)
         order = order[self.rank :: self.world_size]
         places = [
             slice(k * self.batch_size, (k + 1) * self.batch_size)
@@ -130,13 +129,34 @@ class Batches:
         else:
             yield from self._from_pictures(epoch, [order[place] for place in places])
 
+    @property
+    def resident(self) -> bool:
+        """Whether the pictures lie on the device, so that `layout` and `pick` can be used."""
+        return self._pictures is None
+
+    def layout(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """An epoch's order, int64 (N,), and uniforms, float32 (N, draws), on the device."""
+        order = self._order(epoch).to(self.device)
+        return order, uniforms(self.seed, epoch, order, self.augmentation.draws)
+
+    def pick(self, indices: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented images and labels as in `Batch` of resident samples, with their uniforms.
+
+        Waits for nothing: a CUDA graph can hold it.
+        """
+        images = augment_batch(self.augmentation, self._images, indices, u)
+        return self._normalize(images), self._labels[indices]
+
+    def _order(self, epoch: int) -> Tensor:
+        n = len(self.split)
+        return permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
+
     def _from_memory(self, epoch: int, order: Tensor, places: list[slice]) -> Iterator[Batch]:
         on_device = order.to(self.device)
         u = uniforms(self.seed, epoch, on_device, self.augmentation.draws)
         for place in places:
-            indices = on_device[place]
-            images = augment_batch(self.augmentation, self._images, indices, u[place])
-            yield Batch(self._normalize(images), self._labels[indices], order[place])
+            images, labels = self.pick(on_device[place], u[place])
+            yield Batch(images, labels, order[place])
 
     def _from_pictures(self, epoch: int, chunks: list[Tensor]) -> Iterator[Batch]:
         assert self._pictures is not None

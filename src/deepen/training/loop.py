@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ from deepen.training.checkpoint import load_checkpoint, save_checkpoint
 from deepen.training.optimizer import Objective, build_optimizer, build_scheduler
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
+from deepen.training.resident import ResidentSteps
 from deepen.training.run import Run
+from deepen.training.speed import forward_of, keep_memory, settings_of
 from deepen.training.state import State, machine, pack, unpack
 from deepen.training.stop import StopRequest
 
@@ -53,22 +56,34 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
 
     Writes metrics, weights and a checkpoint after every epoch, and a checkpoint when it is asked to
     stop. With `resume` it goes on from the newest whole checkpoint; on the same machine, torch,
-    threads and memory format it ends with the same bits as a run that was never stopped.
+    threads and settings (`deepen.training.speed`) it ends with the same bits as a run that was
+    never stopped.
 
     Raises:
         WorkError: the loss became NaN or infinite, or something could not be written.
         InputError: too many pictures could not be decoded.
         Interrupted, Preempted: Ctrl-C or SIGTERM; the run has been saved.
     """
+    with StopRequest() as stop:
+        return deque(course(job, reporter, stop, resume=resume), maxlen=1).pop()
+
+
+def course(
+    job: Job, reporter: Reporter, stop: StopRequest, *, resume: bool = False
+) -> Generator[State, None, None]:
+    """`fit`, a step at a time: where the run stands after each, and at its end."""
     recipe, model, train = job.recipe, job.model, job.train
     total_steps, epochs = length(recipe, train.num_batches)
     optimizer = build_optimizer(model, recipe.optimizer)
     scheduler = build_scheduler(optimizer, recipe.schedule, total_steps)
     per_step = recipe.schedule.name != "plateau"
     objective = Objective(recipe.loss)
-    precision = torch.autocast(job.device.type, torch.bfloat16) if recipe.amp else nullcontext()
-    here = machine(job.device, recipe.channels_last)
+    settings = settings_of(recipe)
+    precision = torch.autocast(job.device.type, torch.bfloat16) if settings.amp else nullcontext()
+    forward = forward_of(model, settings)
+    here = machine(job.device, settings)
     state = State()
+    keep_memory()
 
     def save() -> None:
         tensors, plain = pack(model, optimizer, scheduler, state)
@@ -79,19 +94,41 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
         for line in (*found.damaged, *_differences(found.state["machine"], here)):
             reporter.message(line)
 
+    def loss_of(outputs: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
+        return combine(outputs, labels, objective, model)
+
+    def advance() -> None:
+        state.batch += 1
+        state.step += 1
+        if per_step:
+            scheduler.step()
+
+    resident = None
+    if settings.cuda_graph:
+        resident = ResidentSteps(model, forward, loss_of, optimizer, recipe, train, precision)
     reporter.start(epochs * train.num_images, state.epoch * train.num_images + state.images)
-    with StopRequest() as stop, job.run.tensorboard(state.step) as board, _closing(reporter):
+    with job.run.tensorboard(state.step) as board, _closing(reporter):
         while state.epoch < epochs and not state.stopped_early:
             model.train()
             began = time.perf_counter()
             recorder = Recorder(job, state, reporter)
+            if resident is not None:  # the full batches; what is left over is taken below
+                first = state.batch
+                resident.begin(state.epoch, first)
+                while state.batch < resident.num_batches and state.step < total_steps:
+                    if stop.signal is not None:
+                        break
+                    resident.step()
+                    advance()
+                    yield state
+                recorder.add_resident(resident, first)
             for batch in train.epoch(state.epoch, start=state.batch):
                 if stop.signal is not None or state.step == total_steps:
                     break
                 if len(batch.labels):
                     with precision:
-                        outputs = model(batch.images)
-                    logits, loss = combine(outputs, batch.labels, objective, model)
+                        outputs = forward(batch.images)
+                    logits, loss = loss_of(outputs, batch.labels)
                     recorder.add(batch, logits, loss)
                     loss.backward()
                     if recipe.clip_norm is not None:
@@ -100,10 +137,8 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                     optimizer.zero_grad()
                 if batch.bad:
                     recorder.note_bad(batch.bad, training=True)
-                state.batch += 1
-                state.step += 1
-                if per_step:
-                    scheduler.step()
+                advance()
+                yield state
             recorder.flush()
             state.seconds += time.perf_counter() - began
             row = _end_epoch(job, state, scheduler, stop, recorder)
@@ -118,7 +153,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                 job.save_weights("best", row)
             save()
             reporter.epoch(row, epochs)
-    return state
+    yield state
 
 
 def combine(
@@ -173,6 +208,16 @@ class Recorder:
         self.labels.append(batch.labels)
         if len(self.labels) == self.EVERY:
             self.flush()
+
+    def add_resident(self, steps: ResidentSteps, first: int) -> None:
+        """Note the steps from batch `first` on that `steps` took, and wait for them."""
+        size = self.job.train.batch_size
+        for batch in range(first, self.state.batch):
+            indices = steps.order[batch * size : (batch + 1) * size]
+            step = self.state.step - (self.state.batch - batch)
+            self.unread.append((steps.losses[batch], indices, step))
+        self.flush()
+        self.state.correct += int(steps.hits)
 
     def flush(self) -> None:
         """Bring the state up to date.
@@ -250,7 +295,7 @@ def _end_epoch(
     }
     if job.validation is not None:
         batches = _until(stop, job.validation.epoch(0))
-        found = predict_logits(job.model, batches, device=job.device, amp=job.recipe.amp)
+        found = predict_logits(job.model, batches, device=job.device, amp=bool(job.recipe.amp))
         if stop.signal is not None:
             return None
         recorder.note_bad(found.bad, training=False)
@@ -291,7 +336,9 @@ def _until(stop: StopRequest, batches: Iterator[Batch]) -> Iterator[Batch]:
 
 def _differences(saved: dict[str, object], here: dict[str, object]) -> list[str]:
     changed = [
-        f"{key} {saved.get(key)} -> {here[key]}" for key in here if saved.get(key) != here[key]
+        f"{key} {saved.get(key)} -> {here[key]}"
+        for key in here
+        if saved.get(key, False) != here[key]
     ]
     return [f"resumed under another {', '.join(changed)}: no longer bit-exact"] if changed else []
 

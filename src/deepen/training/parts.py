@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,21 @@ import deepen
 from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, SplitName
+from deepen.errors import InputError
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.models import create_model, get_architecture
 from deepen.training.inputs import prepare
 from deepen.training.loop import Job
 from deepen.training.plan import Plan
-from deepen.training.progress import Row
+from deepen.training.progress import Reporter, Row
+from deepen.training.recipe import Recipe
 from deepen.training.run import Run
+from deepen.training.speed import Settings, amp_warning, rules, settings_of, stated, why_no_graph
+from deepen.training.tuning import measure
 from deepen.weights import Card, save_weights
+
+EVALUATION_BATCHES = 8
+"""Small pictures are evaluated so many batches at once on a GPU: no activation is kept there."""
 
 
 @dataclass
@@ -37,10 +45,13 @@ class Parts:
     def batches(self, split: SplitName, augmented: bool = False) -> Batches:
         """Batches of a split; `augmented` means shuffled and augmented, for training."""
         recipe, pictures = self.plan.recipe, self.plan.source.splits[split]
+        batch_size = recipe.batch_size
+        if not augmented and self.device.type == "cuda" and pictures.images is not None:
+            batch_size *= EVALUATION_BATCHES
         return Batches(
             pictures,
             self.preprocessing,
-            batch_size=recipe.batch_size,
+            batch_size=batch_size,
             augmentation=recipe.augment if augmented else None,
             seed=recipe.seed,
             shuffle=augmented,
@@ -48,6 +59,11 @@ class Parts:
             mean_image=self.mean_image,
             device=self.device,
         )
+
+    @cached_property
+    def train(self) -> Batches:
+        """Batches to train on."""
+        return self.batches("train", augmented=True)
 
     def protocol(self, split: str, num_samples: int) -> str:
         """How a split is scored, in words."""
@@ -89,7 +105,7 @@ class Parts:
         return Job(
             model=self.network,
             recipe=self.plan.recipe,
-            train=self.batches("train", augmented=True),
+            train=self.train,
             validation=self.batches("val") if "val" in self.plan.source.splits else None,
             run=run,
             device=self.device,
@@ -97,17 +113,49 @@ class Parts:
         )
 
 
-def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
-    """Build the network from the recipe's seed and settle its preprocessing on the data."""
+def assemble(
+    plan: Plan,
+    device: torch.device,
+    workers: int | None,
+    reporter: Reporter,
+    *,
+    tune: bool = False,
+) -> Parts:
+    """Build the network from the recipe's seed and settle its preprocessing on the data.
+
+    What the recipe leaves open of its speed settings is settled too, by rules, or with `tune` by
+    measuring, and said.
+
+    Raises:
+        InputError: the recipe asks for something that these data or this device cannot have.
+    """
     takes = None if ":" in plan.model else get_architecture(plan.model).takes
     preprocessing, mean_image = prepare(plan.recipe.input, plan.source, takes)
     torch.manual_seed(plan.recipe.seed)
     network = create_model(
         plan.model, len(plan.source.classes), preprocessing.channels, preprocessing.size_px
     ).to(device)
-    if plan.recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return Parts(plan, network, preprocessing, mean_image, device, workers)
+    parts = Parts(plan, network, preprocessing, mean_image, device, workers)
+    if len(stated(plan.recipe)) < len(Settings._fields):
+        parts.plan = plan._replace(recipe=_settle(parts, reporter, tune))
+    settings = settings_of(parts.plan.recipe)
+    if settings.channels_last:
+        parts.network = network.to(memory_format=torch.channels_last)
+    if settings.cuda_graph and (reason := why_no_graph(parts.plan.recipe, parts.train)):
+        raise InputError(f"cuda_graph: {reason}")
+    if warning := amp_warning(settings, device):
+        reporter.message(warning)
+    return parts
+
+
+def _settle(parts: Parts, reporter: Reporter, tune: bool) -> Recipe:
+    """The recipe with its speed settings complete."""
+    recipe = parts.plan.recipe
+    settings, words = rules(recipe, parts.train, parts.device)
+    if tune:
+        settings, words = measure(parts.network, recipe, parts.train, settings)
+    reporter.message(words)
+    return recipe.model_copy(update=settings._asdict())
 
 
 def num_workers(asked: int | None, split: Split) -> int:

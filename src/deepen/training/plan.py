@@ -13,6 +13,7 @@ from deepen.training.choice import choose
 from deepen.training.progress import Reporter
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
 from deepen.training.run import Run
+from deepen.training.speed import Settings
 
 
 class Plan(NamedTuple):
@@ -111,6 +112,7 @@ def old_plan(
     if recipe is not None or changes:
         base = settled.model_dump() if recipe is None else load_recipe(recipe).model_dump()
         wanted = build_recipe(recipe or "of the run", base, changes).model_dump()
+        wanted |= {key: getattr(settled, key) for key in Settings._fields if wanted[key] is None}
         for field, value in settled.model_dump().items():
             if wanted[field] != value:
                 raise InputError(
