@@ -18,6 +18,7 @@ from deepen.cli import (
     models,
     predict,
     report,
+    study,
     train,
     weights,
 )
@@ -36,7 +37,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, doctor, models, info, compare, report, demo, byhand, claims):
+VERBS = (
+    *(train, evaluate, predict, doctor, models, info, compare, report, demo),
+    *(byhand, claims, study),
+)
+for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]
     app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
 app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)

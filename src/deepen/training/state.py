@@ -94,9 +94,7 @@ def unpack(
     scheduler: LRScheduler,
 ) -> State:
     """Put a checkpoint back into freshly built parts; the inverse of `pack`."""
-    model.load_state_dict(
-        {name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."}
-    )
+    unpack_model(tensors, model)
     by_parameter: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -112,3 +110,10 @@ def unpack(
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     return State(**plain["progress"])
+
+
+def unpack_model(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Put the weights of a checkpoint back, and nothing else of it."""
+    model.load_state_dict(
+        {name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."}
+    )
