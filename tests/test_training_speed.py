@@ -184,6 +184,21 @@ def test_warming_up_leaves_no_trace(tmp_path):
     assert not any(momentum.any() for momentum in momenta)
 
 
+def test_a_step_that_cannot_be_captured_runs_as_it_is_and_says_so(tmp_path, monkeypatch):
+    def refused(self):
+        raise RuntimeError("operation not permitted when stream is capturing\nCUDA says more")
+
+    plain = trained(job_of(tmp_path / "a", recipe_of()))
+    monkeypatch.setattr(ResidentSteps, "_captured", refused)
+    monkeypatch.setattr(ResidentSteps, "on_gpu", property(lambda self: True))
+    told = Told()
+    job = job_of(tmp_path / "b", recipe_of(cuda_graph=True))
+    torch.manual_seed(1)
+    fit(job, told)
+    assert_same((job.model.state_dict(), []), (plain[0], []))
+    assert [line for line in told.lines if "not permitted when stream is capturing):" in line]
+
+
 @needs_cuda
 def test_a_captured_step_is_the_plain_step_on_the_gpu(tmp_path):
     """cuDNN's own choice of kernels may differ between the two: equal to within float32."""

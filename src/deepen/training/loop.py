@@ -105,7 +105,9 @@ def course(
 
     resident = None
     if settings.cuda_graph:
-        resident = ResidentSteps(model, forward, loss_of, optimizer, recipe, train, precision)
+        resident = ResidentSteps(
+            model, forward, loss_of, optimizer, recipe, train, precision, reporter.message
+        )
     reporter.start(epochs * train.num_images, state.epoch * train.num_images + state.images)
     with job.run.tensorboard(state.step) as board, _closing(reporter):
         while state.epoch < epochs and not state.stopped_early:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from deepen.errors import DeepenError
+from deepen.errors import DeepenError, Interrupted, Preempted
 from deepen.training.loop import Job, course
 from deepen.training.progress import Reporter
 from deepen.training.state import State
@@ -43,7 +43,8 @@ def fit_many(
                     failed.append(error)
                     del lanes[place]
     if failed:
-        raise failed[0]
+        stopped = (error for error in failed if isinstance(error, Interrupted | Preempted))
+        raise next(stopped, failed[0])
     return [ended[place] for place in range(len(jobs))]
 
 

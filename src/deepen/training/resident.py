@@ -32,6 +32,7 @@ class ResidentSteps:
         recipe: for clipping and seed.
         train: resident batches.
         precision: of the forward pass.
+        say: told when the step cannot be captured; it then runs as it is.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class ResidentSteps:
         recipe: Recipe,
         train: Batches,
         precision: AbstractContextManager[Any] | None = None,
+        say: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.model, self.forward, self.loss = model, forward, loss
         self.optimizer, self.recipe, self.train = optimizer, recipe, train
-        self.precision = precision or nullcontext()
+        self.precision, self.say = precision or nullcontext(), say
         device = train.device
         self.num_batches = train.num_images // train.batch_size
         self.order = torch.zeros(train.num_images, dtype=torch.int64, device=device)
@@ -56,10 +58,15 @@ class ResidentSteps:
         self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.places = torch.arange(train.batch_size, device=device)
         # Kernels on a GPU read rates in float32; the CPU's take them as Python has them.
-        kind = torch.float32 if device.type == "cuda" else torch.float64
+        kind = torch.float32 if self.on_gpu else torch.float64
         self.rates = [torch.zeros((), dtype=kind, device=device) for _ in optimizer.param_groups]
         self.known_rates: list[float] = []
         self.run: Callable[[], object] | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether steps are captured."""
+        return self.train.device.type == "cuda"
 
     def begin(self, epoch: int, start: int) -> None:
         """Lay out an epoch from a batch on, and clear losses and hits."""
@@ -90,9 +97,18 @@ class ResidentSteps:
 
     def _prepared(self) -> Callable[[], object]:
         """The step as it is called, captured where there is a GPU."""
-        if self.train.device.type != "cuda":
+        if not self.on_gpu:
             self._warm_up()
             return self._step
+        try:
+            return self._captured()
+        except RuntimeError as error:  # an operation of the network that waits for the device
+            self.optimizer.zero_grad()
+            reason = str(error).split("\n")[0]
+            self.say(f"speed: this step cannot be captured ({reason}): it runs without a graph")
+            return self._step
+
+    def _captured(self) -> Callable[[], object]:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -134,7 +150,7 @@ class ResidentSteps:
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate
             if "capturable" in group:
-                group["capturable"] = self.train.device.type == "cuda"
+                group["capturable"] = self.on_gpu and torch.cuda.is_current_stream_capturing()
         try:
             yield
         finally:
