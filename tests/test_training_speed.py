@@ -85,7 +85,7 @@ def job_of(
         validation=batches("val", False),
         run=Run(folder),
         device=device,
-        save_weights=lambda name, row: None,
+        save_weights=lambda *words: None,
     )
 
 

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deepen.baselines.probe import Kind, Probe
+from deepen.baselines.probe import probe as probe_layer
 from deepen.data.loader import Batches
 from deepen.data.preprocess import PictureError, open_picture
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
@@ -26,8 +28,9 @@ from deepen.files import write_whole
 from deepen.report.page import write_report
 from deepen.training.environment import write_environment
 from deepen.training.loop import fit
+from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.parts import Parts, assemble, num_workers
-from deepen.training.plan import new_plan, old_plan
+from deepen.training.plan import new_plan, newest_run, old_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
 from deepen.training.state import State
@@ -70,7 +73,8 @@ def train(
         recipe: a name or a YAML file; chosen by model and data when left out.
         changes: of the recipe, {"optimizer.lr": 0.1} say.
         output: the run folder; must be new or empty. Default: runs/<data>-<model>-<number>.
-        resume: a run folder, or "auto" for the newest run of this data and model.
+        resume: a run folder, or "auto" for the newest whole run of the same data, model and recipe
+            in runs/ (in `output`, where that is given), else a new one.
         data_dir: where named data sets lie.
         download: whether a named data set may be fetched.
         exclude: pictures to leave out, relative to the folder.
@@ -86,15 +90,22 @@ def train(
     """
     reporter = reporter or Silent()
     began, where = time.time(), pick_device(device)
-    run = _run_to_resume(resume, data, model, output, reporter)
+    plan, run = None, None
+    if resume == "auto" and output is None and data is not None:
+        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        run = _newest(plan.identity(), reporter)
+    elif resume is not None:
+        run = _run_to_resume(resume, model, output, reporter)
     if run is not None:
-        plan = old_plan(run, data, model, recipe, changes, data_dir)
+        if plan is None:
+            plan = old_plan(run, data, model, recipe, changes, data_dir, exclude)
+        else:
+            plan = plan._replace(recipe=run.read_recipe())
         parts = assemble(plan, where, workers, reporter)
     else:
-        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
-        parts = assemble(
-            plan, where, workers, reporter, tune=tune
-        )  # fails, if at all, before anything is written
+        plan = plan or new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        # What fails here fails before anything is written.
+        parts = assemble(plan, where, workers, reporter, tune=tune)
         stem = f"{Path(plan.data).resolve().name}-{plan.model}"
         run = Run.create(None if output is None else Path(output), stem)
         run.write_json("data.json", plan.about())
@@ -180,6 +191,92 @@ def evaluate(
     )
 
 
+def find_lr(
+    data: str,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    changes: dict[str, Any] | None = None,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    steps: int = 100,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Sweep:
+    """Train a fresh network at rising learning rates and suggest one; nothing is written.
+
+    See `deepen.training.lr_finder.sweep` for `lowest`, `highest` and `steps`, `train` for the rest.
+
+    Raises:
+        InputError: words or data are off.
+        WorkError: the loss is no number from the start.
+    """
+    reporter = reporter or Silent()
+    plan = new_plan(data, model, recipe, changes, data_dir, download, (), reporter)
+    parts = assemble(plan, pick_device(device), workers, reporter)
+    settled = parts.plan.recipe
+    return sweep(parts.network, parts.train, settled, lowest=lowest, highest=highest, steps=steps)
+
+
+def probe(
+    weights: str | Path,
+    data: str | None = None,
+    *,
+    layer: str,
+    classifier: Kind = "logistic",
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    model: str | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Probe:
+    """Fit a linear classifier to a layer's frozen features; see `deepen.baselines.probe`.
+
+    Args:
+        weights: as `load_weights` takes it.
+        data: a folder or a data set, of any classes; by default what it was trained on.
+        layer: a name of the network's `named_modules()`.
+        classifier: "logistic" or "svm".
+        data_dir: where named data sets lie.
+        download: whether a named data set may be fetched.
+        model: needed for "imagenet", and for a user's own `package.module:factory`.
+        batch_size: does not change the result.
+        workers: processes that decode.
+        device: "cpu", "cuda", "mps".
+        reporter: told of pictures that cannot be decoded; they are in none of the numbers.
+
+    Raises:
+        InputError: no such layer, or data without validation pictures.
+    """
+    loaded = load_weights(weights, model=model)
+    card = loaded.card
+    data = data or card.data
+    source = open_source(
+        data,
+        data_dir=None if data_dir is None else Path(data_dir),
+        download=download,
+        # The network's own validation pictures; where it had none, the usual share.
+        validation=(card.validation or None) if data == card.data else None,
+    )
+    found = probe_layer(
+        loaded,
+        source,
+        layer,
+        kind=classifier,
+        batch_size=batch_size,
+        workers=num_workers(workers, source.splits["train"]),
+        device=pick_device(device),
+    )
+    for error in found.bad:
+        (reporter or Silent()).message(f"left out: {error}")
+    return found
+
+
 def predict(
     weights: str | Path,
     paths: Iterable[str | Path],
@@ -224,24 +321,23 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def _run_to_resume(
-    resume: str | None,
-    data: str | None,
-    model: str | None,
-    output: str | Path | None,
-    reporter: Reporter,
+    resume: str, model: str | None, output: str | Path | None, reporter: Reporter
 ) -> Run | None:
-    if resume is None:
-        return None
     if resume != "auto":
         return Run.open(Path(resume))
-    if output is not None:
-        folder = Path(output)
-        run = Run(folder) if (folder / "recipe.yaml").is_file() else None
-    else:
-        run = Run.newest(Path("runs"), data, model)
-    reporter.message(
-        "--resume auto: no such run yet, a new one" if run is None else f"resuming {run.path}"
-    )
+    if output is None:
+        return _newest({} if model is None else {"model": model}, reporter)
+    run = Run(Path(output)) if (Path(output) / "recipe.yaml").is_file() else None
+    return _said(run, reporter)
+
+
+def _newest(wanted: dict[str, Any], reporter: Reporter) -> Run | None:
+    return _said(newest_run(Path("runs"), wanted, reporter), reporter)
+
+
+def _said(run: Run | None, reporter: Reporter) -> Run | None:
+    told = "--resume auto: no such run yet, a new one" if run is None else f"resuming {run.path}"
+    reporter.message(told)
     return run
 
 

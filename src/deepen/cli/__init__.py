@@ -14,12 +14,15 @@ from deepen.cli import (
     demo,
     doctor,
     evaluate,
+    find_lr,
     info,
     models,
     predict,
+    probe,
     report,
     study,
     train,
+    verify_resume,
     weights,
 )
 from deepen.cli.console import complain
@@ -39,11 +42,11 @@ app = typer.Typer(
 )
 VERBS = (
     *(train, evaluate, predict, doctor, models, info, compare, report, demo),
-    *(byhand, claims, study),
+    *(byhand, claims, study, verify_resume, find_lr, probe),
 )
 for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]
-    app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
+    app.command(name.replace("_", "-"), epilog=verb.EXAMPLE)(getattr(verb, name))
 app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
 
 

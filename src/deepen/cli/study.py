@@ -78,7 +78,7 @@ def study(
         download=download,
         budget_s=None if budget is None else 60 * budget,
         jobs=jobs,
-        command=shlex.join(["deepen", *sys.argv[1:]]),
+        command=_repeatable(),
     )
     pages = write_pages(definition, results, folder)
     if as_json:
@@ -88,6 +88,15 @@ def study(
     for conclusion in results.conclusions:
         print(f"{conclusion.verdict}: {conclusion.statement}: {conclusion.found}")
     print(f"report  {pages[-1]}")
+
+
+def _repeatable() -> str:
+    """The command as anyone can give it: where data and results lie is the reader's own."""
+    words = ["deepen", *sys.argv[1:]]
+    for flag, shown in (("--data-dir", "DATA"), ("--output", "FOLDER")):
+        if flag in words[:-1]:
+            words[words.index(flag) + 1] = shown
+    return shlex.join(words)
 
 
 def _split(rows):

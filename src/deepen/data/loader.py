@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from deepen.data.augment import Augmentation, augment_batch, augment_picture, pad_images
+from deepen.data.mixing import Mixing, mix
 from deepen.data.preprocess import PictureError, Preprocessing, open_picture
 from deepen.data.randomness import permutation, uniforms
 from deepen.data.sources import Split
@@ -37,11 +38,23 @@ class Batch:
     images: Tensor
     """float32 (B, C, H, W), channels last, on the device."""
     labels: Tensor
-    """int64 (B,), on the device."""
+    """int64 (B,), on the device; of mixed pictures the class with the greater share."""
     indices: Tensor
     """int64 (B,), places in the split, on the CPU."""
     bad: tuple[PictureError, ...] = ()
     """Pictures of this batch that could not be decoded: left out, not replaced."""
+    shares: Tensor | None = None
+    """float32 (B, K), the shares of the classes where pictures are mixed."""
+
+    @property
+    def targets(self) -> Tensor:
+        """What the loss compares with: labels, or shares where pictures are mixed."""
+        return self.labels if self.shares is None else self.shares
+
+    def __getitem__(self, place: slice) -> Batch:
+        """A part of the pictures, without the bad ones."""
+        shares = None if self.shares is None else self.shares[place]
+        return Batch(self.images[place], self.labels[place], self.indices[place], shares=shares)
 
 
 class Batches:
@@ -49,7 +62,7 @@ class Batches:
 
     Pictures in memory are kept on the device as uint8 and augmented there in batches. Files are
     decoded and augmented one by one, by `workers` processes (0: in this one); so are pictures in
-    memory whose augmentation resizes. Neither changes a bit of what comes out.
+    memory whose augmentation resizes or is RandAugment. Neither changes a bit of what comes out.
 
     Of several processes, the one of `rank` takes every `world_size`-th sample of the order. All
     have the same number of batches, so the last one may be empty on some.
@@ -59,6 +72,8 @@ class Batches:
         preprocessing: geometry and normalization.
         batch_size: pictures a batch, in this process.
         augmentation: for training; None fits pictures as at evaluation.
+        mixing: of the pictures of a batch with each other; None mixes none.
+        num_classes: length of the mixed pictures' shares; needed for those alone.
         seed: of order and augmentation.
         shuffle: in an order drawn for each epoch; else as the split has them.
         workers: processes that decode; they live as long as the loader.
@@ -78,6 +93,8 @@ class Batches:
         *,
         batch_size: int,
         augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
+        num_classes: int = 0,
         seed: int = 0,
         shuffle: bool = False,
         workers: int = 0,
@@ -91,6 +108,8 @@ class Batches:
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
         self.augmentation.check(preprocessing)
+        self.mixing = mixing or Mixing()
+        self.num_classes = num_classes
         self.seed = seed
         self.shuffle = shuffle
         self.device = torch.device(device)
@@ -102,7 +121,7 @@ class Batches:
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
         self._mean_image = None if mean_image is None else mean_image.to(self.device)
         self._labels = torch.from_numpy(split.labels).to(self.device)
-        if split.images is None or self.augmentation.resizes:
+        if split.images is None or self.augmentation.one_by_one:
             self._pictures = _Pictures(split, preprocessing, self.augmentation, seed)
             self._requests: list[_Request] = []
             self._workers = None
@@ -145,7 +164,7 @@ class Batches:
         Waits for nothing: a CUDA graph can hold it.
         """
         images = augment_batch(self.augmentation, self._images, indices, u)
-        return self._normalize(images), self._labels[indices]
+        return self.preprocessing.normalize(images, self._mean_image), self._labels[indices]
 
     def _order(self, epoch: int) -> Tensor:
         n = len(self.split)
@@ -155,8 +174,9 @@ class Batches:
         on_device = order.to(self.device)
         u = uniforms(self.seed, epoch, on_device, self.augmentation.draws)
         for place in places:
-            images, labels = self.pick(on_device[place], u[place])
-            yield Batch(images, labels, order[place])
+            indices = on_device[place]
+            images = augment_batch(self.augmentation, self._images, indices, u[place])
+            yield self._batch(epoch, images, self._labels[indices], order[place], order[place])
 
     def _from_pictures(self, epoch: int, chunks: list[Tensor]) -> Iterator[Batch]:
         assert self._pictures is not None
@@ -166,14 +186,36 @@ class Batches:
         else:
             self._requests[:] = requests
             answers = self._workers
-        for images, kept, bad in answers:
+        for chunk, (images, kept, bad) in zip(chunks, answers, strict=True):
             images = images.to(self.device, non_blocking=True)
             indices = torch.tensor(kept, dtype=torch.int64)
             labels = self._labels[indices.to(self.device)]
-            yield Batch(self._normalize(images), labels, indices, tuple(bad))
+            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad))
 
-    def _normalize(self, images: Tensor) -> Tensor:
-        return self.preprocessing.normalize(images, self._mean_image)
+    def _batch(
+        self,
+        epoch: int,
+        images: Tensor,
+        labels: Tensor,
+        kept: Tensor,
+        asked: Tensor,
+        bad: tuple[PictureError, ...] = (),
+    ) -> Batch:
+        """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
+        normal = self.preprocessing.normalize(images, self._mean_image)
+        if not (self.mixing.active and len(kept)):
+            return Batch(normal, labels, kept, bad)
+        normal, labels, shares = mix(
+            self.mixing,
+            normal,
+            labels,
+            kept,
+            asked,
+            num_classes=self.num_classes,
+            seed=self.seed,
+            epoch=epoch,
+        )
+        return Batch(normal, labels, kept, bad, shares)
 
 
 class _Request(NamedTuple):

@@ -170,7 +170,7 @@ class Bench:
             validation=parts.batches("test"),
             run=run,
             device=self.device,
-            save_weights=lambda kind, row: None,
+            save_weights=lambda kind, row, model: None,
         )
         try:
             rows = fit(job, watching, resume=True).history

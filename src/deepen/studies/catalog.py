@@ -5,12 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepen.errors import unknown
-from deepen.studies import activation, construction, depth
+from deepen.studies import (
+    activation,
+    construction,
+    depth,
+    initialization,
+    lesion,
+    optimization,
+    regularization,
+    shortcut,
+    width,
+)
 from deepen.studies.own import read_study
 from deepen.studies.study import Study
 
 STUDIES: dict[str, Study] = {
-    module.STUDY.name: module.STUDY for module in (depth, construction, activation)
+    module.STUDY.name: module.STUDY
+    for module in (
+        depth,
+        construction,
+        activation,
+        shortcut,
+        initialization,
+        regularization,
+        optimization,
+        width,
+        lesion,
+    )
 }
 
 

@@ -6,6 +6,7 @@ import datetime
 import json
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -74,7 +75,8 @@ class Order:
 
     def file(self, arm: str, seed: int) -> Path:
         """Where a finished trial is kept."""
-        return self.folder / "trials" / f"{arm}-seed{seed}.json"
+        slug = re.sub(r"[^a-z0-9.-]+", "_", arm, flags=re.IGNORECASE)
+        return self.folder / "trials" / f"{slug}-{seed}.json"
 
 
 def conduct(
@@ -178,7 +180,7 @@ def do_trial(order: Order, arm: str, seed: int, reporter: Reporter | None = None
         seed=seed,
         setting=order.plan,
         source=take(order.plan.pictures, _path(order.data_dir)),
-        folder=order.folder / "trials" / f"{arm}-seed{seed}",
+        folder=order.file(arm, seed).with_suffix(""),
         device=torch.device(order.device),
         reporter=reporter or Silent(),
     )

@@ -17,13 +17,12 @@ from torch import nn
 from deepen.models.resnet import BasicBlock
 from deepen.studies.bench import Bench
 from deepen.studies.networks import StudyNet, net, paper_block
+from deepen.studies.small import small_cifar
 from deepen.studies.study import (
     Arm,
     Conclusion,
     Measure,
-    Pictures,
     Results,
-    Setting,
     Study,
     Trial,
     judged,
@@ -128,30 +127,16 @@ def conclude(results: Results) -> list[Conclusion]:
     return found
 
 
-SMALL = Setting(
-    pictures=Pictures("cifar10", train=5000, test=1000),
-    recipe="resnet-cifar",
-    changes={
-        "length.epochs": 12,
-        "batch_size": 64,
-        "optimizer.lr": 0.05,
-        "schedule.name": "constant",
-        "schedule.milestones": [],
-        "schedule.warmup_steps": 78,
-        "schedule.warmup": "linear",
-        "augment.pad_px": 2,
-        "input.size_px": 16,
-        "input.resize": "squash",
-        "input.normalize": "channel",
-    },
+SMALL = small_cifar(
+    epochs=12,
     arms=(
         Arm("plain", net(paper_block(None), SHALLOW, width=8)),
         Arm("residual", net(paper_block("A"), SHALLOW, width=8)),
     ),
     departures=(
         "the paper gives the argument and no experiment: nets, data and lengths are ours",
-        "5,000 CIFAR-10 pictures at 16x16 px, 8-16-32 maps, 20 layers made 56; 12 passes for the "
-        "shallow net and 12 more for the constructed one, 24 for the deep one from scratch",
+        "20 layers are made 56; 12 passes for the shallow net and 12 more for the constructed one, "
+        "24 for the deep one from scratch",
     ),
     minutes="6 minutes on 2 cores",
 )

@@ -85,7 +85,9 @@ def read_study(path: Path) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"study {path}: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        # A key that is not known says more than the one that is then missing.
+        problems = error.errors(include_url=False)
+        problem = min(problems, key=lambda p: p["type"] != "extra_forbidden")
         where = ".".join(map(str, problem["loc"])) or "the file"
         if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
             raise InputError(f"study {path}: {unknown('key', where, _Own.model_fields)}") from error

@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,10 @@ from deepen.data.loader import Batch, Batches
 from deepen.data.preprocess import PictureError
 from deepen.errors import InputError, WorkError
 from deepen.evaluation.protocols import predict_logits
-from deepen.training.checkpoint import load_checkpoint, save_checkpoint
+from deepen.training.averages import build_averages
+from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
+from deepen.training.finetuning import train_mode
+from deepen.training.identity import differences
 from deepen.training.optimizer import Objective, build_optimizer, build_scheduler
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
@@ -39,7 +43,8 @@ class Job:
         validation: batches of the held-out pictures that the best epoch is chosen on, if any.
         run: the folder that everything is written to.
         device: where the steps run.
-        save_weights: writes the model to the run folder under a name, with the scores of this row.
+        save_weights: writes a network to the run folder under a name, with the scores of this row.
+        identity: what a checkpoint to go on from must agree with.
     """
 
     model: nn.Module
@@ -48,7 +53,8 @@ class Job:
     validation: Batches | None
     run: Run
     device: torch.device
-    save_weights: Callable[[str, Row], None]
+    save_weights: Callable[[str, Row, nn.Module], None]
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
@@ -61,7 +67,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
 
     Raises:
         WorkError: the loss became NaN or infinite, or something could not be written.
-        InputError: too many pictures could not be decoded.
+        InputError: too many pictures could not be decoded, or the checkpoint is another run's.
         Interrupted, Preempted: Ctrl-C or SIGTERM; the run has been saved.
     """
     with StopRequest() as stop:
@@ -74,10 +80,12 @@ def course(
     """`fit`, a step at a time: where the run stands after each, and at its end."""
     recipe, model, train = job.recipe, job.model, job.train
     total_steps, epochs = length(recipe, train.num_batches)
-    optimizer = build_optimizer(model, recipe.optimizer)
+    optimizer = build_optimizer(model, recipe.optimizer, recipe.finetune.lr_decay)
     scheduler = build_scheduler(optimizer, recipe.schedule, total_steps)
     per_step = recipe.schedule.name != "plateau"
     objective = Objective(recipe.loss)
+    averages = build_averages(model, recipe.ema)
+    shown = model if averages is None else averages.model  # what is evaluated and saved
     settings = settings_of(recipe)
     precision = torch.autocast(job.device.type, torch.bfloat16) if settings.amp else nullcontext()
     forward = forward_of(model, settings)
@@ -86,16 +94,21 @@ def course(
     keep_memory()
 
     def save() -> None:
-        tensors, plain = pack(model, optimizer, scheduler, state)
-        save_checkpoint(job.run.checkpoints, tensors, {**plain, "machine": here})
+        tensors, plain = pack(model, optimizer, scheduler, averages, state)
+        save_checkpoint(
+            job.run.checkpoints, tensors, {**plain, "machine": here, "run": job.identity}
+        )
 
     if resume and (found := load_checkpoint(job.run.checkpoints)) is not None:
-        state = unpack(found.tensors, found.state, model, optimizer, scheduler)
+        for difference in differences(found.state["run"], job.identity):
+            raise InputError(f"--resume {job.run.path}: its checkpoint's {difference}")
+        tidy(job.run.checkpoints, found.generation)
+        state = unpack(found.tensors, found.state, model, optimizer, scheduler, averages)
         for line in (*found.damaged, *_differences(found.state["machine"], here)):
             reporter.message(line)
 
-    def loss_of(outputs: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
-        return combine(outputs, labels, objective, model)
+    def loss_of(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, Tensor]:
+        return combine(outputs, targets, objective, model)
 
     def advance() -> None:
         state.batch += 1
@@ -111,7 +124,7 @@ def course(
     reporter.start(epochs * train.num_images, state.epoch * train.num_images + state.images)
     with job.run.tensorboard(state.step) as board, _closing(reporter):
         while state.epoch < epochs and not state.stopped_early:
-            model.train()
+            train_mode(model, recipe.finetune.freeze)
             began = time.perf_counter()
             recorder = Recorder(job, state, reporter)
             if resident is not None:  # the full batches; what is left over is taken below
@@ -128,38 +141,57 @@ def course(
                 if stop.signal is not None or state.step == total_steps:
                     break
                 if len(batch.labels):
-                    with precision:
-                        outputs = forward(batch.images)
-                    logits, loss = loss_of(outputs, batch.labels)
-                    recorder.add(batch, logits, loss)
-                    loss.backward()
+                    for part, share in micro_batches(batch, recipe.accumulate):
+                        with precision:
+                            outputs = forward(part.images)
+                        logits, loss = loss_of(outputs, part.targets)
+                        recorder.add(part, logits, loss)
+                        loss.backward(share)
                     if recipe.clip_norm is not None:
                         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
+                    if averages is not None:
+                        averages.update(state.step)
                 if batch.bad:
                     recorder.note_bad(batch.bad, training=True)
                 advance()
                 yield state
             recorder.flush()
             state.seconds += time.perf_counter() - began
-            row = _end_epoch(job, state, scheduler, stop, recorder)
+            row = _end_epoch(job, shown, state, scheduler, stop, recorder)
             if row is None:
                 save()
                 raise stop.error(f"saved; go on with --resume {job.run.path}")
             job.run.write_metrics(state.history)
             job.run.write_bad(state.bad)
             board.add(row)
-            job.save_weights("last", row)
+            job.save_weights("last", row, shown)
             if state.best_epoch in (0, state.epoch):
-                job.save_weights("best", row)
+                job.save_weights("best", row, shown)
             save()
             reporter.epoch(row, epochs)
+        if stop.signal is not None:  # it came while the last checkpoint was written
+            raise stop.error(f"trained and saved; score it with --resume {job.run.path}")
     yield state
 
 
+def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Up to `parts` pieces of a batch, each with its share of the pictures (None: all of them).
+
+    With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
+    """
+    if parts == 1:
+        yield batch, None
+        return
+    size = math.ceil(len(batch.labels) / parts)
+    for start in range(0, len(batch.labels), size):
+        part = batch[start : start + size]
+        yield part, batch.images.new_tensor(len(part.labels) / len(batch.labels))
+
+
 def combine(
-    outputs: Tensor | tuple[Tensor, ...], labels: Tensor, objective: Objective, model: nn.Module
+    outputs: Tensor | tuple[Tensor, ...], targets: Tensor, objective: Objective, model: nn.Module
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, K) and the loss of what a network in training hands out.
 
@@ -167,11 +199,11 @@ def combine(
     (Szegedy et al. 2014, section 5: 0.3).
     """
     if isinstance(outputs, Tensor):
-        return outputs, objective(outputs, labels)
+        return outputs, objective(outputs, targets)
     logits, *auxiliary = outputs
-    extra = sum((objective(each, labels) for each in auxiliary), logits.new_zeros(()))
+    extra = sum((objective(each, targets) for each in auxiliary), logits.new_zeros(()))
     weight = getattr(model, "auxiliary_weight", 0.0)
-    return logits, objective(logits, labels) + weight * extra
+    return logits, objective(logits, targets) + weight * extra
 
 
 def length(recipe: Recipe, num_batches: int) -> tuple[int, int]:
@@ -278,7 +310,12 @@ class Recorder:
 
 
 def _end_epoch(
-    job: Job, state: State, scheduler: LRScheduler, stop: StopRequest, recorder: Recorder
+    job: Job,
+    shown: nn.Module,
+    state: State,
+    scheduler: LRScheduler,
+    stop: StopRequest,
+    recorder: Recorder,
 ) -> Row | None:
     """Score the epoch and move on to the next; None when asked to stop before that was done."""
     if stop.signal is not None:
@@ -286,7 +323,7 @@ def _end_epoch(
     row: Row = {
         "epoch": state.epoch + 1,
         "step": state.step,
-        "lr": scheduler.optimizer.param_groups[0]["lr"],
+        "lr": max(group["lr"] for group in scheduler.optimizer.param_groups),
         "train_loss": state.loss_sum / max(1, state.images),
         "train_top1": state.correct / max(1, state.images),
         "eval_loss": None,
@@ -297,7 +334,7 @@ def _end_epoch(
     }
     if job.validation is not None:
         batches = _until(stop, job.validation.epoch(0))
-        found = predict_logits(job.model, batches, device=job.device, amp=bool(job.recipe.amp))
+        found = predict_logits(shown, batches, device=job.device, amp=bool(job.recipe.amp))
         if stop.signal is not None:
             return None
         recorder.note_bad(found.bad, training=False)

@@ -17,6 +17,7 @@ from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.models import create_model, get_architecture
+from deepen.training.finetuning import freeze
 from deepen.training.inputs import prepare
 from deepen.training.loop import Job
 from deepen.training.plan import Plan
@@ -53,6 +54,8 @@ class Parts:
             self.preprocessing,
             batch_size=batch_size,
             augmentation=recipe.augment if augmented else None,
+            mixing=recipe.mix if augmented else None,
+            num_classes=len(self.plan.source.classes),
             seed=recipe.seed,
             shuffle=augmented,
             workers=num_workers(self.workers, pictures),
@@ -96,11 +99,11 @@ class Parts:
     def job(self, run: Run) -> Job:
         """What the loop needs."""
 
-        def save(name: str, row: Row) -> None:
+        def save(name: str, row: Row, network: nn.Module) -> None:
             scores = {k.removeprefix("eval_"): v for k, v in row.items() if k[:5] == "eval_" and v}
             words = self.protocol("val", len(self.plan.source.splits["val"])) if scores else ""
             card = self.card(words, scores, int(row["epoch"] or 0))
-            save_weights(run.path / f"{name}.safetensors", self.network, card, self.mean_image)
+            save_weights(run.path / f"{name}.safetensors", network, card, self.mean_image)
 
         return Job(
             model=self.network,
@@ -110,6 +113,7 @@ class Parts:
             run=run,
             device=self.device,
             save_weights=save,
+            identity=self.plan.identity(),
         )
 
 
@@ -135,6 +139,7 @@ def assemble(
     network = create_model(
         plan.model, len(plan.source.classes), preprocessing.channels, preprocessing.size_px
     ).to(device)
+    freeze(network, plan.recipe.finetune.freeze)
     parts = Parts(plan, network, preprocessing, mean_image, device, workers)
     if len(stated(plan.recipe)) < len(Settings._fields):
         parts.plan = plan._replace(recipe=_settle(parts, reporter, tune))

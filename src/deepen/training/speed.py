@@ -114,7 +114,9 @@ def why_no_graph(recipe: Recipe, train: Batches) -> str | None:
         if kind not in _CAPTURED_KINDS:
             return f"{kind} cannot be in a graph"
     for name, field in Recipe.model_fields.items():
-        if name not in _CAPTURED and getattr(recipe, name) != field.default:
+        if name not in _CAPTURED and getattr(recipe, name) != field.get_default(
+            call_default_factory=True
+        ):
             return f"the recipe's {name} cannot be in a graph"
     return None
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from deepen.training.averages import Averages
 from deepen.training.progress import Row
 from deepen.training.speed import Settings
 
@@ -66,10 +67,17 @@ def machine(device: torch.device, settings: Settings) -> dict[str, Any]:
 
 
 def pack(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, state: State
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+    averages: Averages | None,
+    state: State,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and plain JSON of all that an exact resume needs."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if averages is not None:
+        averaged = averages.model.state_dict()
+        tensors |= {f"averages.{name}": value for name, value in averaged.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -92,9 +100,12 @@ def unpack(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: LRScheduler,
+    averages: Averages | None,
 ) -> State:
     """Put a checkpoint back into freshly built parts; the inverse of `pack`."""
     unpack_model(tensors, model)
+    if averages is not None:
+        averages.model.load_state_dict(_under("averages.", tensors))
     by_parameter: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -114,6 +125,8 @@ def unpack(
 
 def unpack_model(tensors: dict[str, Tensor], model: nn.Module) -> None:
     """Put the weights of a checkpoint back, and nothing else of it."""
-    model.load_state_dict(
-        {name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."}
-    )
+    model.load_state_dict(_under("model.", tensors))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

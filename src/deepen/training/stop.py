@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -45,3 +47,33 @@ class StopRequest:
         if self.signal == signal.SIGTERM:
             return Preempted(f"stopped by SIGTERM; {advice}")
         return Interrupted(f"stopped by Ctrl-C; {advice}")
+
+
+@contextmanager
+def leaving_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block at once: start-up and scoring, which a resume simply does again.
+
+    Within it `StopRequest` holds while it is entered. Outside the main thread it does nothing.
+
+    Raises:
+        Preempted: SIGTERM came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    except _Leave:
+        raise Preempted("stopped by SIGTERM; the same command with --resume auto goes on") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Leave(BaseException):
+    """As KeyboardInterrupt: no library's `except Exception` may hold it back."""
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers repeat it
+    raise _Leave

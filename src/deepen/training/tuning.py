@@ -126,7 +126,7 @@ def _trial(
         validation=None,
         run=Run(folder),
         device=train.device,
-        save_weights=lambda name, row: None,
+        save_weights=lambda *words: None,
     )
     return course(job, Silent(), stop)
 
