@@ -78,6 +78,7 @@ def job_of(
             device=device,
         )
 
+    folder.mkdir(parents=True, exist_ok=True)
     return Job(
         model=network,
         recipe=recipe,

@@ -26,11 +26,12 @@ from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
 from deepen.files import write_whole
 from deepen.report.page import write_report
+from deepen.training.distributed import ALONE_TIMEOUT_S, join, restartable, restarted
 from deepen.training.environment import write_environment
 from deepen.training.loop import fit
 from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.parts import Parts, assemble, num_workers
-from deepen.training.plan import new_plan, newest_run, old_plan
+from deepen.training.plan import Plan, new_plan, newest_run, old_plan, same_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
 from deepen.training.state import State
@@ -82,41 +83,52 @@ def train(
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
         tune: measure which speed settings are the fastest here rather than go by rules; a resumed
             run keeps those that it has.
-        reporter: shown what happens.
+        reporter: shown what happens; of several processes under torchrun, the first's.
         command: kept in environment.json.
+
+    Returns:
+        The same in each of several processes; the first alone has written.
 
     Raises:
         DeepenError: whatever can be said in one line; see its subclasses.
     """
-    reporter = reporter or Silent()
-    began, where = time.time(), pick_device(device)
-    plan, run = None, None
-    if resume == "auto" and output is None and data is not None:
-        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
-        run = _newest(plan.identity(), reporter)
-    elif resume is not None:
-        run = _run_to_resume(resume, model, output, reporter)
-    if run is not None:
-        if plan is None:
-            plan = old_plan(run, data, model, recipe, changes, data_dir, exclude)
-        else:
-            plan = plan._replace(recipe=run.read_recipe())
-        parts = assemble(plan, where, workers, reporter)
-    else:
-        plan = plan or new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
-        # What fails here fails before anything is written.
-        parts = assemble(plan, where, workers, reporter, tune=tune)
-        stem = f"{Path(plan.data).resolve().name}-{plan.model}"
-        run = Run.create(None if output is None else Path(output), stem)
-        run.write_json("data.json", plan.about())
-        run.write_recipe(parts.plan.recipe)  # last: with it the run has begun
-    write_environment(run, where, began, command)
-    reporter.message(f"run {run.path}")
-    state = fit(parts.job(run), reporter, resume=resume is not None)
-    trained = _test(run, parts, state, reporter)
-    write_environment(run, where, began, command, seconds=time.time() - began)
-    write_report(run.path)
-    return trained
+    began = time.time()
+    with join() as processes:
+        if resume is None and output is None and restartable():
+            raise InputError("torchrun --max-restarts needs --output RUN, to find it again")
+        if restarted():
+            resume = resume or "auto"
+        first = processes.rank == 0
+        reporter = (reporter if first else None) or Silent()
+        where = processes.place(pick_device(device))
+        plan, run = None, None
+        if first:
+            if resume == "auto" and output is None and data is not None:
+                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+                run = _newest(plan.identity(), reporter)
+            elif resume is not None:
+                run = _run_to_resume(resume, model, output, reporter)
+            if plan is None and run is not None:
+                plan = old_plan(run, data, model, recipe, changes, data_dir, exclude)
+            elif plan is None:
+                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+            elif run is not None:
+                plan = plan._replace(recipe=run.read_recipe())
+        shared = processes.share(plan and plan.shared(), ALONE_TIMEOUT_S)
+        plan = plan or same_plan(shared)
+        parts = assemble(plan, where, workers, reporter, processes, tune=tune and run is None)
+        processes.gather("ready")  # who fails so far fails before anything is written
+        run = Run(Path(processes.share(first and str((run or _new_run(parts.plan, output)).path))))
+        if first:
+            write_environment(run, where, began, command, processes.size)
+        reporter.message(f"run {run.path}")
+        state = fit(parts.job(run), reporter, resume=resume is not None)
+        trained = _test(run, parts, state, reporter)
+        if first:
+            seconds = time.time() - began
+            write_environment(run, where, began, command, processes.size, seconds)
+            write_report(run.path)
+        return trained
 
 
 def evaluate(
@@ -341,23 +353,29 @@ def _said(run: Run | None, reporter: Reporter) -> Run | None:
     return run
 
 
+def _new_run(plan: Plan, output: str | Path | None) -> Run:
+    stem = f"{Path(plan.data).resolve().name}-{plan.model}"
+    run = Run.create(None if output is None else Path(output), stem)
+    run.write_json("data.json", plan.about())
+    run.write_recipe(plan.recipe)  # last: with it the run has begun
+    return run
+
+
 def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     """Score the chosen weights on the test split (the validation split where there is none)."""
-    source, chosen = parts.plan.source, run.path / "best.safetensors"
+    source, chosen, processes = parts.plan.source, run.path / "best.safetensors", parts.processes
     split = _splits(source, None)[0]
-    loaded = load_weights(chosen, model=parts.plan.model)
-    parts.network.load_state_dict(loaded.model.state_dict())
+    loaded = load_weights(chosen, model=parts.plan.model) if processes.rank == 0 else None
+    if loaded is not None:
+        parts.network.load_state_dict(loaded.model.state_dict())
+    processes.share_tensors(parts.network.state_dict())
     found = predict_logits(
         parts.network,
-        parts.batches(split).epoch(0),
+        processes.together(parts.batches(split).epoch(0)),
         device=parts.device,
         amp=bool(parts.plan.recipe.amp),
+        gather=processes.gather_predictions,
     )
-    for error in found.bad:
-        if error.path not in state.bad:
-            state.bad[error.path] = error.reason
-            reporter.message(f"left out: {error}")
-    run.write_bad(state.bad)
     protocol = parts.protocol(split, len(found.labels))
     scores = score(
         found.logits,
@@ -367,6 +385,14 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
         protocol=protocol,
         num_skipped=len(found.bad),
     )
+    trained = Trained(run.path, split, scores)
+    if loaded is None:
+        return trained
+    for error in found.bad:
+        if error.path not in state.bad:
+            state.bad[error.path] = error.reason
+            reporter.message(f"left out: {error}")
+    run.write_bad(state.bad)
     numbers = {"top1": scores.top1, "loss": scores.loss}
     card = loaded.card.model_copy(update={"protocol": protocol, "score": numbers})
     save_weights(chosen, parts.network, card, parts.mean_image)
@@ -375,7 +401,7 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     run.write_json("mistakes.json", _mistakes(found, source, split, card.temperature))
     words = _choice_in_words(state.best_epoch, split)
     run.write_json("scores.json", {"split": split, "choice": words, "scores": scores.model_dump()})
-    return Trained(run.path, split, scores)
+    return trained
 
 
 def _choice_in_words(best_epoch: int, split: str) -> str:

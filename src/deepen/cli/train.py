@@ -40,7 +40,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", help="Pictures a step.")
+        int | None, typer.Option("--batch-size", "-b", help="Pictures a step, in all processes.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
@@ -112,6 +112,7 @@ def train(
 
     with leaving_at_sigterm():
         from deepen import api  # imports torch
+        from deepen.training.distributed import speaks
         from deepen.training.progress import Bars
 
         trained = api.train(
@@ -130,6 +131,8 @@ def train(
             reporter=Bars(err),
             command=shlex.join(["deepen", *sys.argv[1:]]),
         )
+    if not speaks():
+        return
     scores = trained.scores
     if as_json:
         document = {"run": str(trained.run), "split": trained.split, **scores.model_dump()}

@@ -56,6 +56,9 @@ class Batch:
         shares = None if self.shares is None else self.shares[place]
         return Batch(self.images[place], self.labels[place], self.indices[place], shares=shares)
 
+    elsewhere: int = 0
+    """How many pictures of this batch other processes have."""
+
 
 class Batches:
     """The batches of a split, for any epoch and from any batch on.
@@ -64,13 +67,14 @@ class Batches:
     decoded and augmented one by one, by `workers` processes (0: in this one); so are pictures in
     memory whose augmentation resizes or is RandAugment. Neither changes a bit of what comes out.
 
-    Of several processes, the one of `rank` takes every `world_size`-th sample of the order. All
-    have the same number of batches, so the last one may be empty on some.
+    Several processes share each batch: they see the same pictures, augmented alike, that one
+    would. The one of `rank` has a run of neighbours in the batch, with places 2j and 2j+1 never
+    parted. All have the same number of batches, of which a short one may be empty on some.
 
     Args:
         split: where the pictures are.
         preprocessing: geometry and normalization.
-        batch_size: pictures a batch, in this process.
+        batch_size: pictures a batch, in all processes together.
         augmentation: for training; None fits pictures as at evaluation.
         mixing: of the pictures of a batch with each other; None mixes none.
         num_classes: length of the mixed pictures' shares; needed for those alone.
@@ -115,9 +119,9 @@ class Batches:
         self.device = torch.device(device)
         self.rank = rank
         self.world_size = world_size
-        self.num_images = len(range(rank, len(split), world_size))
-        """Pictures of an epoch in this process."""
-        self.num_batches = math.ceil(len(split) / (batch_size * world_size))
+        self.num_images = len(split)
+        """Pictures of an epoch, in all processes."""
+        self.num_batches = math.ceil(len(split) / batch_size)
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
         self._mean_image = None if mean_image is None else mean_image.to(self.device)
         self._labels = torch.from_numpy(split.labels).to(self.device)
@@ -138,11 +142,7 @@ class Batches:
         With workers one epoch at a time: to begin another is to abandon this one.
         """
         order = self._order(epoch)
-        order = order[self.rank :: self.world_size]
-        places = [
-            slice(k * self.batch_size, (k + 1) * self.batch_size)
-            for k in range(start, self.num_batches)
-        ]
+        places = [self._place(k) for k in range(start, self.num_batches)]
         if self._pictures is None:
             yield from self._from_memory(epoch, order, places)
         else:
@@ -169,6 +169,17 @@ class Batches:
     def _order(self, epoch: int) -> Tensor:
         n = len(self.split)
         return permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
+
+    def _place(self, k: int) -> slice:
+        """Where this process's part of batch k lies in the order of the epoch."""
+        begin = k * self.batch_size
+        size = min(self.batch_size, len(self.split) - begin)
+        pairs = math.ceil(size / 2)
+        first, last = (
+            begin + min(size, 2 * math.ceil(pairs * rank / self.world_size))
+            for rank in (self.rank, self.rank + 1)
+        )
+        return slice(first, last)
 
     def _from_memory(self, epoch: int, order: Tensor, places: list[slice]) -> Iterator[Batch]:
         on_device = order.to(self.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.models import create_model, get_architecture
+from deepen.training.distributed import Processes
 from deepen.training.finetuning import freeze
 from deepen.training.inputs import prepare
 from deepen.training.loop import Job
@@ -42,6 +43,7 @@ class Parts:
     mean_image: Tensor | None
     device: torch.device
     workers: int | None
+    processes: Processes = field(default_factory=Processes)
 
     def batches(self, split: SplitName, augmented: bool = False) -> Batches:
         """Batches of a split; `augmented` means shuffled and augmented, for training."""
@@ -61,6 +63,8 @@ class Parts:
             workers=num_workers(self.workers, pictures),
             mean_image=self.mean_image,
             device=self.device,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
         )
 
     @cached_property
@@ -114,6 +118,7 @@ class Parts:
             device=self.device,
             save_weights=save,
             identity=self.plan.identity(),
+            processes=self.processes,
         )
 
 
@@ -122,6 +127,7 @@ def assemble(
     device: torch.device,
     workers: int | None,
     reporter: Reporter,
+    processes: Processes | None = None,
     *,
     tune: bool = False,
 ) -> Parts:
@@ -140,7 +146,9 @@ def assemble(
         plan.model, len(plan.source.classes), preprocessing.channels, preprocessing.size_px
     ).to(device)
     freeze(network, plan.recipe.finetune.freeze)
-    parts = Parts(plan, network, preprocessing, mean_image, device, workers)
+    parts = Parts(
+        plan, network, preprocessing, mean_image, device, workers, processes or Processes()
+    )
     if len(stated(plan.recipe)) < len(Settings._fields):
         parts.plan = plan._replace(recipe=_settle(parts, reporter, tune))
     settings = settings_of(parts.plan.recipe)
@@ -158,6 +166,8 @@ def _settle(parts: Parts, reporter: Reporter, tune: bool) -> Recipe:
     recipe = parts.plan.recipe
     settings, words = rules(recipe, parts.train, parts.device)
     if tune:
+        if parts.processes.size > 1:
+            raise InputError("--tune measures one process; give its recipe to the others")
         settings, words = measure(parts.network, recipe, parts.train, settings)
     reporter.message(words)
     return recipe.model_copy(update=settings._asdict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,39 @@ class Plan(NamedTuple):
         """What it trains on what, to be compared."""
         source = self.source
         return identity(self.model, source.classes, source.fingerprint, self.recipe)
+
+    def shared(self) -> dict[str, Any]:
+        """What another process needs in order to make the same plan."""
+        return {
+            "data": self.data,
+            "data_dir": self.data_dir,
+            "excluded": list(self.excluded),
+            "model": self.model,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "fingerprint": self.source.fingerprint,
+        }
+
+
+def same_plan(shared: dict[str, Any]) -> Plan:
+    """The plan of another process, on this one's copy of the data.
+
+    Raises:
+        InputError: this process sees no data there, or others.
+    """
+    recipe = Recipe.model_validate(shared["recipe"])
+    source = open_source(
+        shared["data"],
+        data_dir=None if shared["data_dir"] is None else Path(shared["data_dir"]),
+        validation=recipe.validation,
+        exclude=shared["excluded"],
+    )
+    if source.fingerprint != shared["fingerprint"]:
+        raise InputError(
+            f"data {shared['data']}: {socket.gethostname()} has other pictures there than the "
+            "machine of process 0"
+        )
+    excluded = tuple(shared["excluded"])
+    return Plan(shared["data"], shared["data_dir"], excluded, shared["model"], recipe, source, ())
 
 
 def new_plan(

@@ -55,7 +55,7 @@ class State:
         self.batch, self.loss_sum, self.correct, self.images, self.seconds = 0, 0.0, 0, 0, 0.0
 
 
-def machine(device: torch.device, settings: Settings) -> dict[str, Any]:
+def machine(device: torch.device, settings: Settings, processes: int) -> dict[str, Any]:
     """What bits depend on beside the recipe and the data; a resume elsewhere is not bit-exact."""
     return {
         "torch": torch.__version__,
@@ -63,6 +63,7 @@ def machine(device: torch.device, settings: Settings) -> dict[str, Any]:
         "processor": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **settings._asdict(),
+        "processes": processes,
     }
 
 

@@ -116,6 +116,7 @@ def _trial(
     stop: StopRequest,
 ) -> Generator[State, None, None]:
     endless = {"length": Length(steps=10**9), "early_stopping": None, **settings._asdict()}
+    folder.mkdir()
     network = copy.deepcopy(network)
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
