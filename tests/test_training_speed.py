@@ -27,6 +27,7 @@ from deepen.training.recipe import Recipe, load_recipe
 from deepen.training.resident import ResidentSteps
 from deepen.training.run import Run
 from deepen.training.speed import Settings, amp_warning, rules, settings_of, why_no_graph
+from deepen.training.state import State
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -352,7 +353,7 @@ def test_tuning_measures_and_keeps_its_choice(tmp_path, monkeypatch, quick_turns
     monkeypatch.setattr(tuning.statistics, "median", {}.get)  # replaced below
     asked: list[Settings] = []
 
-    def turn(trial, device):
+    def turn(trial, num_batches, device):
         next(trial)
         return [0.001 if next(order) == measured else 0.01]
 
@@ -408,13 +409,34 @@ def test_a_setting_that_fails_is_left_out_and_noise_changes_nothing(
     job = job_of(tmp_path, recipe)
     monkeypatch.setattr(torch, "compile", no_compiler)
     times = iter([[0.0100], [0.0098], [0.0099]])
-    monkeypatch.setattr(tuning, "_turn", lambda trial, device: next(times))
+    monkeypatch.setattr(tuning, "_turn", lambda trial, num_batches, device: next(times))
     best, words = tuning.measure(job.model, recipe, job.train, Settings(channels_last=True))
     assert best == Settings(channels_last=True)  # 2% is no gain
     assert "channels last, float32, compiled failed (no C++ compiler)" in words
     stated = load_recipe("quick", {"batch_size": 128, **PLAIN, "compile": True})
     with pytest.raises(WorkError, match=r"no C\+\+ compiler"):
         tuning.measure(job.model, stated, job.train, settings_of(stated))
+
+
+def test_ends_of_epochs_are_not_timed(monkeypatch):
+    now = 0.0
+
+    def trial(num_batches):
+        nonlocal now
+        state = State()
+        while True:
+            for state.batch in range(1, num_batches + 1):
+                now += 1
+                yield state
+            now += 100  # evaluation, a checkpoint
+
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(tuning, "_wait", lambda device: None)
+    monkeypatch.setattr(tuning, "TURN_S", 50)
+    assert set(tuning._turn(trial(7), 7, CPU)) == {1.0}
+    assert set(tuning._turn(trial(7), 7, CUDA)) == {1.0}
+    assert set(tuning._turn(trial(64), 64, CUDA)) == {1.0}
+    assert tuning._turn(trial(1), 1, CPU) == [101.0]  # an epoch of one step cannot be parted
 
 
 def test_candidates_hold_to_what_the_recipe_states(monkeypatch):

@@ -28,6 +28,7 @@ ROUNDS = 5
 TURN_S = 0.3
 GPU_BLOCK = 20
 """Steps that are timed as one on a GPU, which works behind Python's back."""
+ENDLESS = 10**9
 GAIN = 1.03
 """What the fastest must gain on the rules' choice to be taken instead: less is noise."""
 
@@ -68,7 +69,7 @@ def measure(
             raise WorkError(f"--tune: no setting runs here: {next(iter(failed.values()))}")
         for _ in range(ROUNDS):
             for settings, trial in trials.items():
-                times[settings] += _turn(trial, train.device)
+                times[settings] += _turn(trial, data.num_batches, train.device)
                 if stop.signal is not None:
                     raise stop.error("nothing was written yet; start again")
     medians = {settings: statistics.median(values) for settings, values in times.items()}
@@ -101,6 +102,7 @@ class _Repeated(Batches):
 
     def __init__(self, batches: Batches) -> None:
         self.__dict__.update(batches.__dict__)
+        self.num_batches = ENDLESS
         self.first = next(batch for batch in batches.epoch(0) if len(batch.labels))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -115,7 +117,7 @@ def _trial(
     folder: Path,
     stop: StopRequest,
 ) -> Generator[State, None, None]:
-    endless = {"length": Length(steps=10**9), "early_stopping": None, **settings._asdict()}
+    endless = {"length": Length(steps=ENDLESS), "early_stopping": None, **settings._asdict()}
     folder.mkdir()
     network = copy.deepcopy(network)
     if settings.channels_last:
@@ -132,17 +134,24 @@ def _trial(
     return course(job, Silent(), stop)
 
 
-def _turn(trial: Iterator[State], device: torch.device) -> list[float]:
-    """Seconds a step, over and over for `TURN_S`; one step at least."""
-    size = GPU_BLOCK if device.type == "cuda" else 1
+def _turn(trial: Iterator[State], num_batches: int, device: torch.device) -> list[float]:
+    """Seconds a step, over and over for `TURN_S`, without what happens at the ends of epochs."""
     found: list[float] = []
-    _wait(device)
-    while sum(found) * size < TURN_S:
+    left_s = TURN_S
+    state = next(trial)
+    while left_s > 0:
+        if state.batch >= num_batches > 1:
+            next(trial)  # ends the epoch, begins another
+        _wait(device)
+        within = num_batches - state.batch
+        count = max(1, min(GPU_BLOCK if device.type == "cuda" else 1, within))
         began = time.perf_counter()
-        for _ in range(size):
+        for _ in range(count):
             next(trial)
         _wait(device)
-        found.append((time.perf_counter() - began) / size)
+        took = time.perf_counter() - began
+        left_s -= took
+        found.append(took / count)
     return found
 
 
