@@ -64,6 +64,7 @@ def train(
     exclude: Collection[str] = (),
     workers: int | None = None,
     device: str | None = None,
+    tune: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> Trained:
@@ -87,6 +88,8 @@ def train(
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
+        tune: measure which speed settings are the fastest here rather than go by rules; a resumed
+            run keeps those that it has.
         reporter: shown what happens; of several processes under torchrun, the first's.
         command: kept in environment.json.
 
@@ -123,14 +126,16 @@ def train(
                 run = _run_to_resume(resume, model, output, reporter)
             if plan is None and run is not None:
                 plan = old_plan(run, data, model, recipe, changes, data_dir, exclude, **begin)
+            elif plan is not None and run is not None:
+                plan = plan._replace(recipe=run.read_recipe())
             plan = plan or settle()
         shared = processes.share(plan and plan.shared(), ALONE_TIMEOUT_S)
         plan = plan or same_plan(shared)
-        parts = assemble(plan, where, workers, processes)
+        parts = assemble(plan, where, workers, reporter, processes, tune=tune and run is None)
         processes.gather("ready")  # who fails so far fails before anything is written
         for line in filter(None, (parts.origin, parts.size) if run is None else ()):
             reporter.message(line)
-        run = Run(Path(processes.share(first and str((run or _new_run(plan, output)).path))))
+        run = Run(Path(processes.share(first and str((run or _new_run(parts.plan, output)).path))))
         if first:
             write_environment(run, where, began, command, processes.size)
         reporter.message(f"run {run.path}")
@@ -240,9 +245,9 @@ def find_lr(
     """
     reporter = reporter or Silent()
     plan = new_plan(data, model, recipe, changes, data_dir, download, (), reporter)
-    parts = assemble(plan, pick_device(device), workers)
-    batches = parts.batches("train", augmented=True)
-    return sweep(parts.network, batches, plan.recipe, lowest=lowest, highest=highest, steps=steps)
+    parts = assemble(plan, pick_device(device), workers, reporter)
+    settled = parts.plan.recipe
+    return sweep(parts.network, parts.train, settled, lowest=lowest, highest=highest, steps=steps)
 
 
 def probe(
@@ -385,7 +390,7 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
         parts.network,
         processes.together(parts.batches(split).epoch(0)),
         device=parts.device,
-        amp=parts.plan.recipe.amp,
+        amp=bool(parts.plan.recipe.amp),
         gather=processes.gather_predictions,
     )
     protocol = parts.protocol(split, len(found.labels))

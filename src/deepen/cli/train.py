@@ -84,6 +84,14 @@ def train(
         typer.Option("--workers", "-j", min=0, help="Decoding processes; the result is the same."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure which memory format, precision and compiling are the fastest here, and "
+            "keep the choice in the recipe.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="The run folder; default runs/DATA-MODEL-NUMBER.")
     ] = None,
@@ -130,6 +138,7 @@ def train(
             exclude=excluded,
             workers=workers,
             device=device,
+            tune=tune,
             reporter=Bars(err),
             command=shlex.join(["deepen", *sys.argv[1:]]),
         )

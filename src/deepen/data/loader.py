@@ -141,13 +141,34 @@ class Batches:
 
         With workers one epoch at a time: to begin another is to abandon this one.
         """
-        n = len(self.split)
-        order = permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
+        order = self._order(epoch)
         places = [self._place(k) for k in range(start, self.num_batches)]
         if self._pictures is None:
             yield from self._from_memory(epoch, order, places)
         else:
             yield from self._from_pictures(epoch, [order[place] for place in places])
+
+    @property
+    def resident(self) -> bool:
+        """Whether the pictures lie on the device, so that `layout` and `pick` can be used."""
+        return self._pictures is None
+
+    def layout(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """An epoch's order, int64 (N,), and uniforms, float32 (N, draws), on the device."""
+        order = self._order(epoch).to(self.device)
+        return order, uniforms(self.seed, epoch, order, self.augmentation.draws)
+
+    def pick(self, indices: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented images and labels as in `Batch` of resident samples, with their uniforms.
+
+        Waits for nothing: a CUDA graph can hold it.
+        """
+        images = augment_batch(self.augmentation, self._images, indices, u)
+        return self.preprocessing.normalize(images, self._mean_image), self._labels[indices]
+
+    def _order(self, epoch: int) -> Tensor:
+        n = len(self.split)
+        return permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
 
     def _place(self, k: int) -> slice:
         """Where this process's part of batch k lies in the order of the epoch."""

@@ -12,7 +12,7 @@ from deepen.errors import InputError, WorkError
 from deepen.models import get_architecture
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.choice import PRETRAINED, choose
-from deepen.training.identity import differences, identity
+from deepen.training.identity import differences, fields_of, identity
 from deepen.training.initialization import Start, read_start
 from deepen.training.progress import Reporter
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
@@ -203,7 +203,7 @@ def old_plan(
     if recipe is not None or changes:
         base = settled.model_dump() if recipe is None else load_recipe(recipe).model_dump()
         wanted = build_recipe(recipe or "of the run", base, changes)
-        asked["recipe"] = wanted.model_dump(mode="json")
+        asked["recipe"] = fields_of(wanted)
     begun = {**run.identity(), "excluded": sorted(about["excluded"])}
     for difference in differences(begun, asked):
         raise InputError(f"--resume {run.path}: its {difference}")
