@@ -57,6 +57,7 @@ def train(
     download: bool = False,
     exclude: Collection[str] = (),
     workers: int | None = None,
+    cache_bytes: int = 0,
     device: str | None = None,
     reporter: Reporter | None = None,
     command: str = "",
@@ -74,6 +75,8 @@ def train(
         download: whether a named data set may be fetched.
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
+        cache_bytes: of decoded training pictures kept from epoch to epoch, in a temporary file;
+            the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
         reporter: shown what happens.
         command: kept in environment.json.
@@ -86,10 +89,12 @@ def train(
     run = _run_to_resume(resume, data, model, output, reporter)
     if run is not None:
         plan = old_plan(run, data, model, recipe, changes, data_dir)
-        parts = assemble(plan, where, workers)
+        parts = assemble(plan, where, workers, cache_bytes)
     else:
         plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
-        parts = assemble(plan, where, workers)  # fails, if at all, before anything is written
+        parts = assemble(
+            plan, where, workers, cache_bytes
+        )  # fails, if at all, before anything is written
         stem = f"{Path(plan.data).resolve().name}-{plan.model}"
         run = Run.create(None if output is None else Path(output), stem)
         run.write_json("data.json", plan.about())

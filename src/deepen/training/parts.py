@@ -33,6 +33,7 @@ class Parts:
     mean_image: Tensor | None
     device: torch.device
     workers: int | None
+    cache_bytes: int = 0
 
     def batches(self, split: SplitName, augmented: bool = False) -> Batches:
         """Batches of a split; `augmented` means shuffled and augmented, for training."""
@@ -45,6 +46,7 @@ class Parts:
             seed=recipe.seed,
             shuffle=augmented,
             workers=num_workers(self.workers, pictures),
+            cache_bytes=self.cache_bytes if augmented else 0,
             mean_image=self.mean_image,
             device=self.device,
         )
@@ -97,7 +99,7 @@ class Parts:
         )
 
 
-def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
+def assemble(plan: Plan, device: torch.device, workers: int | None, cache_bytes: int = 0) -> Parts:
     """Build the network from the recipe's seed and settle its preprocessing on the data."""
     takes = None if ":" in plan.model else get_architecture(plan.model).takes
     preprocessing, mean_image = prepare(plan.recipe.input, plan.source, takes)
@@ -107,11 +109,11 @@ def assemble(plan: Plan, device: torch.device, workers: int | None) -> Parts:
     ).to(device)
     if plan.recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    return Parts(plan, network, preprocessing, mean_image, device, workers)
+    return Parts(plan, network, preprocessing, mean_image, device, workers, cache_bytes)
 
 
 def num_workers(asked: int | None, split: Split) -> int:
-    """As asked; of its own accord a process for each core, for files alone."""
+    """As asked; of its own accord a process for each core, for pictures that must be decoded."""
     if asked is not None:
         return asked
-    return 0 if split.files is None else min(8, os.cpu_count() or 1)
+    return 0 if split.images is not None else min(8, os.cpu_count() or 1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from deepen.data.preprocess import decoder
 from deepen.training.progress import Row
 
 
@@ -61,6 +62,7 @@ def machine(device: torch.device, channels_last: bool) -> dict[str, Any]:
         "processor": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "channels_last": channels_last,
+        "decoder": decoder(),
     }
 
 
