@@ -9,14 +9,12 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deepen.data.loader import Batches
-from deepen.data.preprocess import PictureError, open_picture
+from deepen.data.preprocess import PictureError, open_picture, to_image
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
@@ -312,12 +310,10 @@ def _mistakes(
 
 def _small_png(pictures: Split, index: int) -> str:
     """At most MISTAKE_PX a side, base64."""
-    if pictures.files is not None:
-        image = open_picture(pictures.files[index])
+    if pictures.images is not None:
+        image = to_image(pictures.images[index])
     else:
-        assert pictures.images is not None
-        array = pictures.images[index]
-        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else np.asarray(array))
+        image = open_picture(pictures.encoded(index))
     image.thumbnail((MISTAKE_PX, MISTAKE_PX))
     data = io.BytesIO()
     image.save(data, "PNG")

@@ -35,7 +35,7 @@ from deepen.data.preprocess import (
     to_channels,
     to_image,
 )
-from deepen.data.randomness import permutation, uniforms
+from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 from deepen.errors import InputError
 
@@ -139,7 +139,7 @@ class Batches:
         With workers one epoch at a time: to begin another is to abandon this one.
         """
         n = len(self.split)
-        order = permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
+        order = self.split.order(self.seed, epoch) if self.shuffle else torch.arange(n)
         order = order[self.rank :: self.world_size]
         places = [
             slice(k * self.batch_size, (k + 1) * self.batch_size)
@@ -293,11 +293,10 @@ def _open(
     channels: int,
     reduction: Callable[[tuple[int, int]], int] | None = None,
 ) -> Image.Image:
-    if split.files is not None:
-        name = split.key(index)
-        return open_picture(split.files[index], name=name, channels=channels, reduction=reduction)
-    assert split.images is not None
-    return to_channels(to_image(split.images[index]), channels)
+    if split.images is not None:
+        return to_channels(to_image(split.images[index]), channels)
+    name = split.key(index)
+    return open_picture(split.encoded(index), name=name, channels=channels, reduction=reduction)
 
 
 def per_channel_stats(
@@ -346,8 +345,8 @@ def _fitted(split: Split, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
         except PictureError as error:
             return error
 
-    count = min(len(split), MAX_STATISTICS_FILES)
-    indices = [i * len(split) // count for i in range(count)]
+    indices = split.sample(MAX_STATISTICS_FILES)
+    count = len(indices)
     bad: list[PictureError] = []
     with ThreadPoolExecutor() as pool:  # decoders let go of the GIL
         for start in range(0, count, 256):

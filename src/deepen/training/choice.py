@@ -56,7 +56,7 @@ def _quick(source: PictureSet, changes: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     if not any(key.startswith("length.") for key in changes):
         chosen["length.epochs"] = min(60, max(5, round(IMAGES_TO_SEE / max(1, count))))
-    if source.splits["train"].files is not None:
+    if source.splits["train"].images is None:
         chosen |= {"augment.crop": "random_resized", "augment.area": [0.25, 1.0]}
     else:
         chosen |= {"augment.crop": "pad", "augment.pad_px": 1 + _height(source) // 16}
