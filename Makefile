@@ -9,13 +9,14 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 # pyright: use the version installed, ask no registry for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test test-all mutate check format clean
+.PHONY: help demo test test-all mutate torture check format clean
 
 help:
 	@echo "make demo      train two networks on handwritten digits, against two baselines (3 minutes)"
 	@echo "make test      the checks, then the tests"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make mutate    change each network in one place at a time: the tests must notice (minutes)"
+	@echo "make torture   kill, cut and starve training runs: nothing may be lost (minutes; as root)"
 	@echo "make check     ruff, pyright and the import contract"
 	@echo "make format    let ruff format and fix"
 	@echo "make clean     remove .venv, builds and caches"
@@ -31,6 +32,9 @@ test-all: check
 
 mutate: $(VENV)/installed-dev
 	$(BIN)/python tests/mutation/mutate.py
+
+torture: $(VENV)/installed-dev
+	$(BIN)/python tests/torture/torture.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/python -m ruff check

@@ -10,9 +10,11 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import pytest
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -28,7 +30,14 @@ from deepen.claims.measured import result
 from deepen.claims.networks import BLOCKS
 from deepen.claims.printed import AGREES, shown
 from deepen.claims.printed import read as read_number
-from deepen.claims.quantities import QUANTITIES, macs, parameters, weights
+from deepen.claims.quantities import (
+    QUANTITIES,
+    input_values,
+    macs,
+    parameters,
+    values,
+    weights,
+)
 from deepen.claims.verdict import Judged, judge
 from deepen.cli import app
 from deepen.errors import InputError
@@ -205,6 +214,44 @@ def test_googlenets_table_fits_no_rule_for_k_but_in_two_modules():
             fits[module] = answers != {"differs"}
     assert len(fits) == 9
     assert [module for module, fit in fits.items() if fit] == ["3a", "3b"]
+
+
+def stated(table: str, *ids: str) -> list[str]:
+    """What some claims of a table print."""
+    claims = {claim.id: claim.stated for claim in ledger().claims}
+    return [claims[f"{table}.{id}"] for id in ids]
+
+
+def test_the_inception_rows_add_up_to_what_the_reason_says():
+    """Lecture 003 prints 353M under them, with 264 for 64 and one of two reductions left out."""
+    rows = ["macs-1x1", "reduced-1x1", "reduced-pool", "reduced-3x3", "reduced-5x5"]
+    printed = [prod(map(int, row.split("x"))) for row in stated("inception-example", *rows)]
+    reduction, slip = printed[1], printed[-1]
+    assert f"{sum(printed) / 1e6:.1f}M" == "634.8M"
+    assert sum(printed) + reduction - slip + slip * 64 // 264 == macs("inception") == 271_351_808
+    assert f"{(macs('inception') + printed[3]) / 1e6:.0f}M" == "358M"
+
+
+def test_the_rows_of_vgg16_that_the_lecture_keeps_add_up_to_what_the_reason_says():
+    """Nine convolutions: eight with a row of weights, and one of 3x3x512x512 on 14x14 px."""
+    convs = ["conv1-1", "conv1-2", "conv2-1", "conv2-2", "conv3-1", "conv3-2", "conv4-1", "conv4-2"]
+    printed = stated("vgg16-weights", *convs, "conv4-2", "fc1", "fc2", "fc3")
+    assert sum(int(number.replace(",", "")) for number in printed) == 130_676_416
+    convs_and_pools = (0, 2, 4, 5, 7, 9, 10, 12, 16, 17, 19, 23, 24, 30)
+    kept = [f"features.{i}" for i in convs_and_pools] + [f"classifier.{i}" for i in (0, 3, 6)]
+    assert input_values("vgg16") + values("vgg16", *kept) == 13_832_680
+
+
+@pytest.mark.parametrize("claim", [c for c in ledger().claims if c.id.startswith("torchvision-")])
+def test_torchvisions_figures_are_what_torchvision_prints(claim: Claim):
+    name = claim.of.removeprefix("torchvision ")
+    meta = next(iter(torchvision.models.get_model_weights(name))).meta
+    number = read_number(claim.stated)
+    assert number
+    if claim.kind == "parameters":
+        assert number.value == meta["num_params"]
+    else:
+        assert float(number.value / 10**9) == meta["_ops"]
 
 
 # ---------------------------------------------------------------------------------- the ledger

@@ -350,6 +350,14 @@ def test_shards_and_files_of_the_same_pictures_agree_bit_for_bit(data, tmp_path)
     assert stats[0] == stats[1]
 
 
+def test_some_rows_of_a_split(data):
+    train = open_source(data).splits["train"]
+    some = train.take([80, 3, 41])
+    assert numbers(some) == [80, 3, 41]
+    assert list(some.keys) == [train.key(i) for i in (80, 3, 41)]
+    assert sorted(some.order(0, 0).tolist()) == [0, 1, 2]
+
+
 def test_statistics_are_of_whole_groups_evenly_spaced(data):
     rows = rows_of(open_source(data).splits["train"])
     assert rows.sample(100) == list(range(100))

@@ -13,6 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from deepen.baselines.probe import Kind, Probe
+from deepen.baselines.probe import probe as probe_layer
 from deepen.data.loader import Batches
 from deepen.data.preprocess import PictureError, open_picture, to_image
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
@@ -22,10 +24,12 @@ from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
 from deepen.files import write_whole
 from deepen.report.page import write_report
+from deepen.training.distributed import ALONE_TIMEOUT_S, join, restartable, restarted
 from deepen.training.environment import write_environment
 from deepen.training.loop import fit
+from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.parts import Parts, assemble, num_workers
-from deepen.training.plan import new_plan, old_plan
+from deepen.training.plan import Plan, new_plan, newest_run, old_plan, same_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
 from deepen.training.state import State
@@ -68,7 +72,8 @@ def train(
         recipe: a name or a YAML file; chosen by model and data when left out.
         changes: of the recipe, {"optimizer.lr": 0.1} say.
         output: the run folder; must be new or empty. Default: runs/<data>-<model>-<number>.
-        resume: a run folder, or "auto" for the newest run of this data and model.
+        resume: a run folder, or "auto" for the newest whole run of the same data, model and recipe
+            in runs/ (in `output`, where that is given), else a new one.
         data_dir: where named data sets lie.
         download: whether a named data set may be fetched.
         exclude: pictures to leave out, relative to the folder.
@@ -76,34 +81,50 @@ def train(
         cache_bytes: of decoded training pictures kept from epoch to epoch, in a temporary file;
             the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
-        reporter: shown what happens.
+        reporter: shown what happens; of several processes under torchrun, the first's.
         command: kept in environment.json.
+
+    Returns:
+        The same in each of several processes; the first alone has written.
 
     Raises:
         DeepenError: whatever can be said in one line; see its subclasses.
     """
-    reporter = reporter or Silent()
-    began, where = time.time(), pick_device(device)
-    run = _run_to_resume(resume, data, model, output, reporter)
-    if run is not None:
-        plan = old_plan(run, data, model, recipe, changes, data_dir)
-        parts = assemble(plan, where, workers, cache_bytes)
-    else:
-        plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
-        parts = assemble(
-            plan, where, workers, cache_bytes
-        )  # fails, if at all, before anything is written
-        stem = f"{Path(plan.data).resolve().name}-{plan.model}"
-        run = Run.create(None if output is None else Path(output), stem)
-        run.write_json("data.json", plan.about())
-        run.write_recipe(plan.recipe)  # last: with it the run has begun
-    write_environment(run, where, began, command)
-    reporter.message(f"run {run.path}")
-    state = fit(parts.job(run), reporter, resume=resume is not None)
-    trained = _test(run, parts, state, reporter)
-    write_environment(run, where, began, command, seconds=time.time() - began)
-    write_report(run.path)
-    return trained
+    began = time.time()
+    with join() as processes:
+        if resume is None and output is None and restartable():
+            raise InputError("torchrun --max-restarts needs --output RUN, to find it again")
+        if restarted():
+            resume = resume or "auto"
+        first = processes.rank == 0
+        reporter = (reporter if first else None) or Silent()
+        where = processes.place(pick_device(device))
+        plan, run = None, None
+        if first:
+            if resume == "auto" and output is None and data is not None:
+                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+                run = _newest(plan.identity(), reporter)
+            elif resume is not None:
+                run = _run_to_resume(resume, model, output, reporter)
+            if plan is None and run is not None:
+                plan = old_plan(run, data, model, recipe, changes, data_dir, exclude)
+            elif plan is None:
+                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+        shared = processes.share(plan and plan.shared(), ALONE_TIMEOUT_S)
+        plan = plan or same_plan(shared)
+        parts = assemble(plan, where, workers, processes, cache_bytes)
+        processes.gather("ready")  # who fails so far fails before anything is written
+        run = Run(Path(processes.share(first and str((run or _new_run(plan, output)).path))))
+        if first:
+            write_environment(run, where, began, command, processes.size)
+        reporter.message(f"run {run.path}")
+        state = fit(parts.job(run), reporter, resume=resume is not None)
+        trained = _test(run, parts, state, reporter)
+        if first:
+            seconds = time.time() - began
+            write_environment(run, where, began, command, processes.size, seconds)
+            write_report(run.path)
+        return trained
 
 
 def evaluate(
@@ -178,6 +199,92 @@ def evaluate(
     )
 
 
+def find_lr(
+    data: str,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    changes: dict[str, Any] | None = None,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    steps: int = 100,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Sweep:
+    """Train a fresh network at rising learning rates and suggest one; nothing is written.
+
+    See `deepen.training.lr_finder.sweep` for `lowest`, `highest` and `steps`, `train` for the rest.
+
+    Raises:
+        InputError: words or data are off.
+        WorkError: the loss is no number from the start.
+    """
+    reporter = reporter or Silent()
+    plan = new_plan(data, model, recipe, changes, data_dir, download, (), reporter)
+    parts = assemble(plan, pick_device(device), workers)
+    batches = parts.batches("train", augmented=True)
+    return sweep(parts.network, batches, plan.recipe, lowest=lowest, highest=highest, steps=steps)
+
+
+def probe(
+    weights: str | Path,
+    data: str | None = None,
+    *,
+    layer: str,
+    classifier: Kind = "logistic",
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    model: str | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Probe:
+    """Fit a linear classifier to a layer's frozen features; see `deepen.baselines.probe`.
+
+    Args:
+        weights: as `load_weights` takes it.
+        data: a folder or a data set, of any classes; by default what it was trained on.
+        layer: a name of the network's `named_modules()`.
+        classifier: "logistic" or "svm".
+        data_dir: where named data sets lie.
+        download: whether a named data set may be fetched.
+        model: needed for "imagenet", and for a user's own `package.module:factory`.
+        batch_size: does not change the result.
+        workers: processes that decode.
+        device: "cpu", "cuda", "mps".
+        reporter: told of pictures that cannot be decoded; they are in none of the numbers.
+
+    Raises:
+        InputError: no such layer, or data without validation pictures.
+    """
+    loaded = load_weights(weights, model=model)
+    card = loaded.card
+    data = data or card.data
+    source = open_source(
+        data,
+        data_dir=None if data_dir is None else Path(data_dir),
+        download=download,
+        # The network's own validation pictures; where it had none, the usual share.
+        validation=(card.validation or None) if data == card.data else None,
+    )
+    found = probe_layer(
+        loaded,
+        source,
+        layer,
+        kind=classifier,
+        batch_size=batch_size,
+        workers=num_workers(workers, source.splits["train"]),
+        device=pick_device(device),
+    )
+    for error in found.bad:
+        (reporter or Silent()).message(f"left out: {error}")
+    return found
+
+
 def predict(
     weights: str | Path,
     paths: Iterable[str | Path],
@@ -222,41 +329,49 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def _run_to_resume(
-    resume: str | None,
-    data: str | None,
-    model: str | None,
-    output: str | Path | None,
-    reporter: Reporter,
+    resume: str, model: str | None, output: str | Path | None, reporter: Reporter
 ) -> Run | None:
-    if resume is None:
-        return None
     if resume != "auto":
         return Run.open(Path(resume))
-    if output is not None:
-        folder = Path(output)
-        run = Run(folder) if (folder / "recipe.yaml").is_file() else None
-    else:
-        run = Run.newest(Path("runs"), data, model)
-    reporter.message(
-        "--resume auto: no such run yet, a new one" if run is None else f"resuming {run.path}"
-    )
+    if output is None:
+        return _newest({} if model is None else {"model": model}, reporter)
+    run = Run(Path(output)) if (Path(output) / "recipe.yaml").is_file() else None
+    return _said(run, reporter)
+
+
+def _newest(wanted: dict[str, Any], reporter: Reporter) -> Run | None:
+    return _said(newest_run(Path("runs"), wanted, reporter), reporter)
+
+
+def _said(run: Run | None, reporter: Reporter) -> Run | None:
+    told = "--resume auto: no such run yet, a new one" if run is None else f"resuming {run.path}"
+    reporter.message(told)
+    return run
+
+
+def _new_run(plan: Plan, output: str | Path | None) -> Run:
+    stem = f"{Path(plan.data).resolve().name}-{plan.model}"
+    run = Run.create(None if output is None else Path(output), stem)
+    run.write_json("data.json", plan.about())
+    run.write_recipe(plan.recipe)  # last: with it the run has begun
     return run
 
 
 def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     """Score the chosen weights on the test split (the validation split where there is none)."""
-    source, chosen = parts.plan.source, run.path / "best.safetensors"
+    source, chosen, processes = parts.plan.source, run.path / "best.safetensors", parts.processes
     split = _splits(source, None)[0]
-    loaded = load_weights(chosen, model=parts.plan.model)
-    parts.network.load_state_dict(loaded.model.state_dict())
+    loaded = load_weights(chosen, model=parts.plan.model) if processes.rank == 0 else None
+    if loaded is not None:
+        parts.network.load_state_dict(loaded.model.state_dict())
+    processes.share_tensors(parts.network.state_dict())
     found = predict_logits(
-        parts.network, parts.batches(split).epoch(0), device=parts.device, amp=parts.plan.recipe.amp
+        parts.network,
+        processes.together(parts.batches(split).epoch(0)),
+        device=parts.device,
+        amp=parts.plan.recipe.amp,
+        gather=processes.gather_predictions,
     )
-    for error in found.bad:
-        if error.path not in state.bad:
-            state.bad[error.path] = error.reason
-            reporter.message(f"left out: {error}")
-    run.write_bad(state.bad)
     protocol = parts.protocol(split, len(found.labels))
     scores = score(
         found.logits,
@@ -266,6 +381,14 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
         protocol=protocol,
         num_skipped=len(found.bad),
     )
+    trained = Trained(run.path, split, scores)
+    if loaded is None:
+        return trained
+    for error in found.bad:
+        if error.path not in state.bad:
+            state.bad[error.path] = error.reason
+            reporter.message(f"left out: {error}")
+    run.write_bad(state.bad)
     numbers = {"top1": scores.top1, "loss": scores.loss}
     card = loaded.card.model_copy(update={"protocol": protocol, "score": numbers})
     save_weights(chosen, parts.network, card, parts.mean_image)
@@ -274,7 +397,7 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     run.write_json("mistakes.json", _mistakes(found, source, split, card.temperature))
     words = _choice_in_words(state.best_epoch, split)
     run.write_json("scores.json", {"split": split, "choice": words, "scores": scores.model_dump()})
-    return Trained(run.path, split, scores)
+    return trained
 
 
 def _choice_in_words(best_epoch: int, split: str) -> str:

@@ -24,10 +24,12 @@ def write_whole(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # a second Ctrl-C too
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise WorkError(f"{path}: {error.strerror or error}") from error
+        if isinstance(error, OSError):
+            raise WorkError(f"{path}: {error.strerror or error}") from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:

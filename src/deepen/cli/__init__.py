@@ -14,11 +14,15 @@ from deepen.cli import (
     demo,
     doctor,
     evaluate,
+    find_lr,
     info,
     models,
     predict,
+    probe,
     report,
+    study,
     train,
+    verify_resume,
     weights,
 )
 from deepen.cli.console import complain
@@ -36,9 +40,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, doctor, models, info, compare, report, demo, byhand, claims):
+VERBS = (
+    *(train, evaluate, predict, doctor, models, info, compare, report, demo),
+    *(byhand, claims, study, verify_resume, find_lr, probe),
+)
+for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]
-    app.command(name, epilog=verb.EXAMPLE)(getattr(verb, name))
+    app.command(name.replace("_", "-"), epilog=verb.EXAMPLE)(getattr(verb, name))
 app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
 
 
@@ -67,7 +75,8 @@ def main() -> None:
     except DeepenError as error:
         if debug:
             raise
-        complain(str(error))
+        if str(error):  # of several processes one says it
+            complain(str(error))
         status = error.exit_status
     except UsageError as error:
         context = getattr(error, "ctx", None)

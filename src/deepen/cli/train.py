@@ -12,6 +12,7 @@ import typer
 
 from deepen.cli.console import err, out, print_json
 from deepen.errors import InputError
+from deepen.training.stop import leaving_at_sigterm
 
 EXAMPLE = (
     "Example: deepen train PHOTOS   |   deepen train cifar10 --data-dir ~/data --model resnet20 "
@@ -40,7 +41,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", help="Pictures a step.")
+        int | None, typer.Option("--batch-size", "-b", help="Pictures a step, in all processes.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
@@ -87,7 +88,10 @@ def train(
         Path | None, typer.Option(help="The run folder; default runs/DATA-MODEL-NUMBER.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="auto|RUN", help="Go on with a run that was stopped.")
+        str | None,
+        typer.Option(
+            metavar="auto|RUN", help="Go on with a run: the newest of the same recipe, or this."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -104,29 +108,33 @@ def train(
         "amp": amp,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
-    changes |= dict(_parse_change(word) for word in change or ())
+    changes |= dict(parse_change(word) for word in change or ())
     excluded = _read_list(exclude) if exclude else ()
     cache_bytes = parse_bytes(cache) if cache else 0
 
-    from deepen import api  # imports torch
-    from deepen.training.progress import Bars
+    with leaving_at_sigterm():
+        from deepen import api  # imports torch
+        from deepen.training.distributed import speaks
+        from deepen.training.progress import Bars
 
-    trained = api.train(
-        data,
-        model=model,
-        recipe=recipe,
-        changes=changes,
-        output=output,
-        resume=resume,
-        data_dir=data_dir,
-        download=download,
-        exclude=excluded,
-        workers=workers,
-        cache_bytes=cache_bytes,
-        device=device,
-        reporter=Bars(err),
-        command=shlex.join(["deepen", *sys.argv[1:]]),
-    )
+        trained = api.train(
+            data,
+            model=model,
+            recipe=recipe,
+            changes=changes,
+            output=output,
+            resume=resume,
+            data_dir=data_dir,
+            download=download,
+            exclude=excluded,
+            workers=workers,
+            cache_bytes=cache_bytes,
+            device=device,
+            reporter=Bars(err),
+            command=shlex.join(["deepen", *sys.argv[1:]]),
+        )
+    if not speaks():
+        return
     scores = trained.scores
     if as_json:
         document = {"run": str(trained.run), "split": trained.split, **scores.model_dump()}
@@ -139,7 +147,8 @@ def train(
     )
 
 
-def _parse_change(word: str) -> tuple[str, Any]:
+def parse_change(word: str) -> tuple[str, Any]:
+    """The field and the value of a `--set`."""
     import yaml
 
     key, equals, value = word.partition("=")

@@ -17,7 +17,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from deepen.data.erasing import ERASING_DRAWS, erase
 from deepen.data.preprocess import Preprocessing, to_channels
+from deepen.data.rand_augment import MAX_MAGNITUDE, OPERATION_DRAWS, rand_augment
 from deepen.errors import InputError
 
 _TRIES = 10  # random_resized looks this often for a box that fits, as torchvision does
@@ -38,7 +40,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Augmentation(BaseModel):
-    """What happens to a training picture, in this order: crop, flip, jitter, lighting."""
+    """What happens to a training picture: crop, flip, RandAugment, jitter, lighting, erasing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -66,12 +68,22 @@ class Augmentation(BaseModel):
     """`reduced`: where the window of `scale` or `random_resized` is at least twice as large both
     ways as what is made of it, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is faster
     and changes pixels a little; `full`: never."""
+    rand_augment: int = Field(default=0, ge=0)
+    """RandAugment's N (Cubuk et al. 2019): so many of its 14 operations, each drawn at random."""
+    magnitude: float = Field(default=9.0, ge=0, le=MAX_MAGNITUDE)
+    """RandAugment's M, how strong they are."""
+    erase: float = Field(default=0.0, ge=0, le=1)
+    """Probability of a box to be filled with random bytes (Zhong et al. 2017, which has 0.5)."""
+    erase_area: tuple[Share, Share] = (0.02, 0.4)
+    """The box's share of the picture."""
+    erase_ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 1 / 0.3)
+    """The box's height over its width, uniform in the logarithm."""
 
     @model_validator(mode="after")
     def _check(self) -> Augmentation:
         if (self.crop == "scale") != (self.scale_px is not None):
             raise ValueError("scale_px goes with crop: scale, and only with it")
-        for name in ("scale_px", "area", "ratio"):
+        for name in ("scale_px", "area", "ratio", "erase_area", "erase_ratio"):
             bounds = getattr(self, name)
             if bounds is not None and bounds[0] > bounds[1]:
                 raise ValueError(f"{name} must rise")
@@ -86,6 +98,11 @@ class Augmentation(BaseModel):
     def resizes(self) -> bool:
         """Whether pictures are needed as they were before fitting, one by one."""
         return self.crop in ("scale", "random_resized")
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether pictures in memory, too, are better changed one by one, by workers perhaps."""
+        return self.resizes or self.rand_augment > 0
 
     def check(self, preprocessing: Preprocessing) -> None:
         """Refuse what cannot be done to pictures of this kind.
@@ -102,10 +119,16 @@ class Augmentation(BaseModel):
             raise InputError("augment.lighting needs colour pictures")
 
     @property
-    def _parts(self) -> tuple[int, int, int, int]:
-        """Uniforms for crop, flip, jitter and lighting."""
-        lighting = 3 if self.lighting else 0
-        return _CROP_DRAWS[self.crop], int(self.flip), 4 if self.jitter else 0, lighting
+    def _parts(self) -> tuple[int, ...]:
+        """Uniforms for crop, flip, jitter, lighting, RandAugment and erasing."""
+        return (
+            _CROP_DRAWS[self.crop],
+            int(self.flip),
+            4 if self.jitter else 0,
+            3 if self.lighting else 0,
+            self.rand_augment * OPERATION_DRAWS,
+            ERASING_DRAWS if self.erase else 0,
+        )
 
 
 def pad_images(augmentation: Augmentation, images: Tensor) -> Tensor:
@@ -126,12 +149,12 @@ def augment_batch(augmentation: Augmentation, images: Tensor, indices: Tensor, u
     Returns:
         uint8 (B, H, W, C), without the border.
     """
-    crop, flip, jitter, lighting = u.split(augmentation._parts, dim=1)
+    crop, *others = u.split(augmentation._parts, dim=1)
     if augmentation.crop == "pad":
         batch = _windows(images, indices, crop, 2 * augmentation.pad_px)
     else:
         batch = images.index_select(0, indices)
-    return _change(augmentation, batch, flip, jitter, lighting)
+    return _change(augmentation, batch, *others)
 
 
 def augment_picture(
@@ -147,13 +170,13 @@ def augment_picture(
     if not augmentation.resizes:
         pixels = pad_images(augmentation, torch.from_numpy(preprocessing.fit(image))[None])
         return augment_batch(augmentation, pixels, torch.zeros(1, dtype=torch.int64), u[None])[0]
-    crop, flip, jitter, lighting = u[None].split(augmentation._parts, dim=1)
+    crop, *others = u[None].split(augmentation._parts, dim=1)
     image = to_channels(image, preprocessing.channels)
     size = image.info.get("full_size", image.size)
     box = _box(augmentation, size, preprocessing.crop_px, crop[0].tolist())
     window = _window(image, size, box, preprocessing.crop_px)
     pixels = torch.from_numpy(preprocessing.pad(window))[None]
-    return _change(augmentation, pixels, flip, jitter, lighting)[0]
+    return _change(augmentation, pixels, *others)[0]
 
 
 def reduction(
@@ -250,13 +273,39 @@ def _windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
 
 
 def _change(
-    augmentation: Augmentation, images: Tensor, flip: Tensor, jitter: Tensor, lighting: Tensor
+    augmentation: Augmentation,
+    images: Tensor,
+    flip: Tensor,
+    jitter: Tensor,
+    lighting: Tensor,
+    operations: Tensor,
+    box: Tensor,
 ) -> Tensor:
-    """Flip and recolour uint8 (B, H, W, C)."""
+    """All that comes after the crop, on uint8 (B, H, W, C), with the uniforms of each part."""
     if augmentation.flip:
         images = _flip_some(images, flip[:, 0] < 0.5)
-    if not (augmentation.jitter or augmentation.lighting):
-        return images
+    if augmentation.rand_augment:
+        images = _rand_augment(augmentation.magnitude, images, operations)
+    if augmentation.jitter or augmentation.lighting:
+        images = _recolor(augmentation, images, jitter, lighting)
+    if augmentation.erase:
+        area, ratio = augmentation.erase_area, augmentation.erase_ratio
+        images = erase(images, augmentation.erase, area, ratio, box)
+    return images
+
+
+def _rand_augment(magnitude: float, images: Tensor, u: Tensor) -> Tensor:
+    changed = []
+    for pixels, draws in zip(images.numpy(), u.tolist(), strict=True):
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        image = rand_augment(image, magnitude, draws)
+        changed.append(torch.from_numpy(np.array(image)).view(pixels.shape))
+    return torch.stack(changed)
+
+
+def _recolor(
+    augmentation: Augmentation, images: Tensor, jitter: Tensor, lighting: Tensor
+) -> Tensor:
     planes = images.permute(0, 3, 1, 2).float().contiguous()  # colours broadcast slowly when last
     if augmentation.jitter:
         planes = _jitter(planes, augmentation.jitter, jitter)

@@ -28,6 +28,7 @@ from deepen.data.augment import (
     reduction,
 )
 from deepen.data.cache import DecodedPictures
+from deepen.data.mixing import Mixing, mix
 from deepen.data.preprocess import (
     PictureError,
     Preprocessing,
@@ -50,11 +51,26 @@ class Batch:
     images: Tensor
     """float32 (B, C, H, W), channels last, on the device."""
     labels: Tensor
-    """int64 (B,), on the device."""
+    """int64 (B,), on the device; of mixed pictures the class with the greater share."""
     indices: Tensor
     """int64 (B,), places in the split, on the CPU."""
     bad: tuple[PictureError, ...] = ()
     """Pictures of this batch that could not be decoded: left out, not replaced."""
+    shares: Tensor | None = None
+    """float32 (B, K), the shares of the classes where pictures are mixed."""
+
+    @property
+    def targets(self) -> Tensor:
+        """What the loss compares with: labels, or shares where pictures are mixed."""
+        return self.labels if self.shares is None else self.shares
+
+    def __getitem__(self, place: slice) -> Batch:
+        """A part of the pictures, without the bad ones."""
+        shares = None if self.shares is None else self.shares[place]
+        return Batch(self.images[place], self.labels[place], self.indices[place], shares=shares)
+
+    elsewhere: int = 0
+    """How many pictures of this batch other processes have."""
 
 
 class Batches:
@@ -62,16 +78,19 @@ class Batches:
 
     Pictures in memory are kept on the device as uint8 and augmented there in batches. Files are
     decoded and augmented one by one, by `workers` processes (0: in this one); so are pictures in
-    memory whose augmentation resizes. Neither changes a bit of what comes out.
+    memory whose augmentation resizes or is RandAugment. Neither changes a bit of what comes out.
 
-    Of several processes, the one of `rank` takes every `world_size`-th sample of the order. All
-    have the same number of batches, so the last one may be empty on some.
+    Several processes share each batch: they see the same pictures, augmented alike, that one
+    would. The one of `rank` has a run of neighbours in the batch, with places 2j and 2j+1 never
+    parted. All have the same number of batches, of which a short one may be empty on some.
 
     Args:
         split: where the pictures are.
         preprocessing: geometry and normalization.
-        batch_size: pictures a batch, in this process.
+        batch_size: pictures a batch, in all processes together.
         augmentation: for training; None fits pictures as at evaluation.
+        mixing: of the pictures of a batch with each other; None mixes none.
+        num_classes: length of the mixed pictures' shares; needed for those alone.
         seed: of order and augmentation.
         shuffle: in an order drawn for each epoch; else as the split has them.
         workers: processes that decode; they live as long as the loader.
@@ -94,6 +113,8 @@ class Batches:
         *,
         batch_size: int,
         augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
+        num_classes: int = 0,
         seed: int = 0,
         shuffle: bool = False,
         workers: int = 0,
@@ -108,18 +129,20 @@ class Batches:
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
         self.augmentation.check(preprocessing)
+        self.mixing = mixing or Mixing()
+        self.num_classes = num_classes
         self.seed = seed
         self.shuffle = shuffle
         self.device = torch.device(device)
         self.rank = rank
         self.world_size = world_size
-        self.num_images = len(range(rank, len(split), world_size))
-        """Pictures of an epoch in this process."""
-        self.num_batches = math.ceil(len(split) / (batch_size * world_size))
+        self.num_images = len(split)
+        """Pictures of an epoch, in all processes."""
+        self.num_batches = math.ceil(len(split) / batch_size)
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
         self._mean_image = None if mean_image is None else mean_image.to(self.device)
         self._labels = torch.from_numpy(split.labels).to(self.device)
-        if split.images is None or self.augmentation.resizes:
+        if split.images is None or self.augmentation.one_by_one:
             cache = None
             if cache_bytes and split.images is None:
                 cache = DecodedPictures(cache_bytes, len(split), preprocessing.channels)
@@ -140,15 +163,22 @@ class Batches:
         """
         n = len(self.split)
         order = self.split.order(self.seed, epoch) if self.shuffle else torch.arange(n)
-        order = order[self.rank :: self.world_size]
-        places = [
-            slice(k * self.batch_size, (k + 1) * self.batch_size)
-            for k in range(start, self.num_batches)
-        ]
+        places = [self._place(k) for k in range(start, self.num_batches)]
         if self._pictures is None:
             yield from self._from_memory(epoch, order, places)
         else:
             yield from self._from_pictures(epoch, [order[place] for place in places])
+
+    def _place(self, k: int) -> slice:
+        """Where this process's part of batch k lies in the order of the epoch."""
+        begin = k * self.batch_size
+        size = min(self.batch_size, len(self.split) - begin)
+        pairs = math.ceil(size / 2)
+        first, last = (
+            begin + min(size, 2 * math.ceil(pairs * rank / self.world_size))
+            for rank in (self.rank, self.rank + 1)
+        )
+        return slice(first, last)
 
     def _from_memory(self, epoch: int, order: Tensor, places: list[slice]) -> Iterator[Batch]:
         on_device = order.to(self.device)
@@ -156,7 +186,7 @@ class Batches:
         for place in places:
             indices = on_device[place]
             images = augment_batch(self.augmentation, self._images, indices, u[place])
-            yield Batch(self._normalize(images), self._labels[indices], order[place])
+            yield self._batch(epoch, images, self._labels[indices], order[place], order[place])
 
     def _from_pictures(self, epoch: int, chunks: list[Tensor]) -> Iterator[Batch]:
         assert self._pictures is not None
@@ -166,14 +196,36 @@ class Batches:
         else:
             self._requests[:] = requests
             answers = self._workers
-        for images, kept, bad in answers:
+        for chunk, (images, kept, bad) in zip(chunks, answers, strict=True):
             images = images.to(self.device, non_blocking=True)
             indices = torch.tensor(kept, dtype=torch.int64)
             labels = self._labels[indices.to(self.device)]
-            yield Batch(self._normalize(images), labels, indices, tuple(bad))
+            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad))
 
-    def _normalize(self, images: Tensor) -> Tensor:
-        return self.preprocessing.normalize(images, self._mean_image)
+    def _batch(
+        self,
+        epoch: int,
+        images: Tensor,
+        labels: Tensor,
+        kept: Tensor,
+        asked: Tensor,
+        bad: tuple[PictureError, ...] = (),
+    ) -> Batch:
+        """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
+        normal = self.preprocessing.normalize(images, self._mean_image)
+        if not (self.mixing.active and len(kept)):
+            return Batch(normal, labels, kept, bad)
+        normal, labels, shares = mix(
+            self.mixing,
+            normal,
+            labels,
+            kept,
+            asked,
+            num_classes=self.num_classes,
+            seed=self.seed,
+            epoch=epoch,
+        )
+        return Batch(normal, labels, kept, bad, shares)
 
 
 class _Request(NamedTuple):

@@ -30,6 +30,13 @@ def uniforms(seed: int, epoch: int, indices: Tensor, num: int, stream: int = 0) 
     return _shift_right(bits, 40).float() * 2**-24
 
 
+def random_bytes(seed: int, epoch: int, indices: Tensor, num: int, stream: int) -> Tensor:
+    """Draw `num` bytes for each sample: uint8 (N, num); the arguments are those of `uniforms`."""
+    counters = torch.arange(1, -(-num // 8) + 1, device=indices.device) * _GOLDEN
+    bits = _mix(_sample_bits(seed, epoch, indices, stream)[:, None] + counters)
+    return bits.view(torch.uint8)[:, :num]
+
+
 def permutation(seed: int, epoch: int, n: int, stream: int = 0) -> Tensor:
     """Shuffle 0 ... n-1 for an epoch: int64 (n,), on the CPU; other streams, other shuffles."""
     return _sample_bits(seed, epoch, torch.arange(n), _ORDER - stream).argsort(stable=True)

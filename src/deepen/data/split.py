@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -87,6 +87,18 @@ class Split:
             return self.rows.sample(count)
         count = min(len(self), count)
         return [i * len(self) // count for i in range(count)]
+
+    def take(self, places: Sequence[int]) -> Split:
+        """Those pictures alone, in that order."""
+        return replace(
+            self,
+            labels=self.labels[places],
+            keys=tuple(str(self.keys[i]) for i in places),
+            images=None if self.images is None else self.images[places],
+            files=None if self.files is None else tuple(self.files[i] for i in places),
+            sizes=None if self.sizes is None else self.sizes[places],
+            rows=None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places]),
+        )
 
     def feed(self, digest: hashlib._Hash) -> None:
         """Add keys, labels and image bytes (files: sizes; shards: sizes and footers)."""

@@ -196,7 +196,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         None: Detail("shortcut", "specified", "none: the plain net of section 3.3"),
         "A": Detail("shortcut", "specified", "option A: table 2"),
         "B": Detail("shortcut", "specified", "option B: table 3; from 50 layers on section 4.1"),
-        "C": Detail("shortcut", "specified", "option C, section 3.3 and table 3"),
+        "C": Detail("shortcut", "specified", "option C: section 4.1 and table 3"),
     }
     details = [
         Detail("layers and widths", "specified", "table 1"),

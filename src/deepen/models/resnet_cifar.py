@@ -84,8 +84,12 @@ def _architecture(name: str, variant: Variant) -> Architecture:
             Detail("place of the zero maps", "inferred", "after the others, as fb.resnet.torch"),
         ]
     elif variant.option is not None:
-        where = "of ImageNet's" if variant.option == "B" else "in every block, of ImageNet's"
-        details.append(Detail("shortcut", "inferred", f"projection {where} option, section 3.3"))
+        said = (
+            "option B, which section 3.3 has for ImageNet: projections where the size changes"
+            if variant.option == "B"
+            else "option C, which section 4.1 has for ImageNet: projections in every block"
+        )
+        details.append(Detail("shortcut", "inferred", said))
     else:
         details.append(Detail("shortcut", "specified", "none: the plain net of section 3.3"))
     return Architecture(

@@ -34,7 +34,7 @@ def with_dropout(in_channels: int, out_channels: int, stride: int) -> nn.Sequent
 def wide_bottleneck(
     in_channels: int, out_channels: int, stride: int, option: Shortcut
 ) -> Bottleneck:
-    """Section 4, ImageNet: the 3x3 convolution has half of the block's maps, not a quarter."""
+    """Section 3, ImageNet: the 3x3 convolution has half of the block's maps, not a quarter."""
     return Bottleneck(in_channels, out_channels // 2, out_channels, (1, stride), option)
 
 

@@ -1,8 +1,8 @@
 """Checkpoints: all that an exact resume needs, whole or not there, two generations of it.
 
-A checkpoint is a folder of `tensors.safetensors` and `state.json`, written beside and renamed. The
-JSON holds the SHA-256 of the tensors and of itself, so a flipped bit or a cut file is noticed, and
-the generation before it is used.
+A checkpoint is a folder of `tensors.safetensors`, `state.json` and `SHA256SUMS`, written beside and
+renamed. The sums are those of `sha256sum`, and are compared byte for byte: a flipped bit or a cut
+of any of the three files is noticed, and the generation before it is used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from deepen.errors import WorkError
 from deepen.files import sync_folder, write_whole
 
 GENERATIONS = 2
+TENSORS, STATE, SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
+_BESIDE = ".writing"
 
 
 class Checkpoint(NamedTuple):
@@ -29,6 +31,7 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     state: dict[str, Any]
     damaged: tuple[str, ...]
+    generation: int
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -37,27 +40,26 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     Raises:
         WorkError: it could not be written; the generations before are untouched.
     """
-    blob = safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()})
-    body = {"state": state, "tensors_sha256": hashlib.sha256(blob).hexdigest()}
-    text = json.dumps({**body, "sha256": _digest(body)})
+    beside = folder / _BESIDE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        number = max((int(path.name) for path in _generations(folder)), default=0) + 1
-        beside = folder / ".writing"
+        folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished stays so
         shutil.rmtree(beside, ignore_errors=True)
+        number = max((int(path.name) for path in _generations(folder)), default=0) + 1
+        files = {
+            TENSORS: safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}),
+            STATE: json.dumps({"generation": number, "state": state}).encode(),
+        }
         beside.mkdir()
-        write_whole(beside / "tensors.safetensors", blob)
-        write_whole(beside / "state.json", text)
+        for name, data in (*files.items(), (SUMS, b"".join(_sums(files).values()))):
+            write_whole(beside / name, data)
         os.replace(beside, folder / f"{number:06d}")
         sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(folder / ".writing", ignore_errors=True)
-        raise WorkError(f"{folder}: {error.strerror or error}") from error
-    except WorkError:
-        shutil.rmtree(folder / ".writing", ignore_errors=True)
+    except BaseException as error:  # a second Ctrl-C too
+        shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise WorkError(f"{folder}: {error.strerror or error}") from error
         raise
-    for old in _generations(folder)[GENERATIONS:]:
-        shutil.rmtree(old, ignore_errors=True)
+    _drop_old(folder)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
@@ -70,13 +72,41 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for path in _generations(folder):
         try:
             tensors, state = _read(path)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            damaged.append(f"{error.filename or path}: {error.strerror}")
+        except ValueError as error:
             damaged.append(f"{path}: {error}")
         else:
-            return Checkpoint(tensors, state, tuple(damaged))
+            return Checkpoint(tensors, state, tuple(damaged), int(path.name))
     if damaged:
         raise WorkError(f"no whole checkpoint: {'; '.join(damaged)}")
     return None
+
+
+def tidy(folder: Path, generation: int) -> None:
+    """Clear what faults left, once the run goes on from `generation`.
+
+    Newer ones, which are damaged, are set aside as `<number>.damaged`, so that they count for none
+    of the generations that are kept; what a killed save left half written or half deleted goes.
+
+    Raises:
+        WorkError: the folder cannot be changed.
+    """
+    try:
+        for path in _generations(folder):
+            if int(path.name) > generation:
+                aside = path.with_suffix(".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
+    except OSError as error:
+        raise WorkError(f"{folder}: {error.strerror or error}") from error
+    shutil.rmtree(folder / _BESIDE, ignore_errors=True)
+    _drop_old(folder)
+
+
+def _drop_old(folder: Path) -> None:
+    for old in _generations(folder)[GENERATIONS:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _generations(folder: Path) -> list[Path]:
@@ -88,17 +118,20 @@ def _generations(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    document = json.loads((path / "state.json").read_text("utf-8"))
-    if not isinstance(document, dict):
-        raise ValueError("state.json is damaged")
-    stated = document.pop("sha256", None)
-    if stated != _digest(document):
-        raise ValueError("state.json is damaged (its checksum differs)")
-    blob = (path / "tensors.safetensors").read_bytes()
-    if document["tensors_sha256"] != hashlib.sha256(blob).hexdigest():
-        raise ValueError("tensors.safetensors is damaged (its checksum differs)")
-    return safetensors.torch.load(blob), document["state"]
+    files = {name: (path / name).read_bytes() for name in (TENSORS, STATE)}
+    lines, stated = _sums(files), (path / SUMS).read_bytes()
+    if stated != b"".join(lines.values()):
+        wrong = [name for name, line in lines.items() if line not in stated]
+        raise ValueError(f"{' and '.join(wrong) or SUMS} is damaged (differs from its checksum)")
+    document = json.loads(files[STATE])
+    if document["generation"] != int(path.name):
+        raise ValueError(f"is generation {document['generation']} under another name")
+    return safetensors.torch.load(files[TENSORS]), document["state"]
 
 
-def _digest(document: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+def _sums(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The line of each file, as `sha256sum` prints it."""
+    return {
+        name: f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode()
+        for name, data in files.items()
+    }

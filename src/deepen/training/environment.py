@@ -16,28 +16,41 @@ from deepen.training.run import Run
 
 
 def write_environment(
-    run: Run, device: torch.device, began: float, command: str, seconds: float | None = None
+    run: Run,
+    device: torch.device,
+    began: float,
+    command: str,
+    processes: int = 1,
+    seconds: float | None = None,
 ) -> None:
     """Write environment.json; `seconds` once the run has ended."""
     run.write_json(
         "environment.json",
         {
             "command": command,
-            "deepen": deepen.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpu": _cpu(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "commit": _commit(),
+            **about_machine(device),
+            "processes": processes,
             "started": datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(
                 "T", "seconds"
             ),
             "seconds": seconds,
         },
     )
+
+
+def about_machine(device: torch.device) -> dict[str, str | int | None]:
+    """Versions, machine and commit."""
+    return {
+        "deepen": deepen.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "commit": _commit(),
+    }
 
 
 def _cpu() -> str:

@@ -69,13 +69,13 @@ def _geometry(spec: Input, source: PictureSet, takes: Takes | None) -> dict[str,
         raise InputError(f"input.pad_px {pad} leaves nothing of input.size_px {size}")
     resize = spec.resize
     if resize == "auto":
-        resize = "shorter" if have is None else "none" if have == (inner, inner) else "squash"
-    return {
-        "size_px": (size, size),
-        "pad_px": pad,
-        "resize": resize,
-        "resize_px": round(inner * 256 / 224) if resize == "shorter" else None,
-    }
+        resize = "shorter" if have is None or have == (inner, inner) else "squash"
+    shorter = None
+    if (
+        resize == "shorter"
+    ):  # pictures of the right size stay as they are; others, served later, fit
+        shorter = inner if have == (inner, inner) else round(inner * 256 / 224)
+    return {"size_px": (size, size), "pad_px": pad, "resize": resize, "resize_px": shorter}
 
 
 def _size(have: tuple[int, int] | None, takes: Takes | None) -> int:

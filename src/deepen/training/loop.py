@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,15 @@ from deepen.data.loader import Batch, Batches
 from deepen.data.preprocess import PictureError
 from deepen.errors import InputError, WorkError
 from deepen.evaluation.protocols import predict_logits
-from deepen.training.checkpoint import load_checkpoint, save_checkpoint
+from deepen.training.averages import build_averages
+from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
+from deepen.training.distributed import Processes
+from deepen.training.finetuning import train_mode
+from deepen.training.identity import differences
 from deepen.training.optimizer import Objective, build_optimizer, build_scheduler
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
-from deepen.training.run import Run
+from deepen.training.run import Board, Run
 from deepen.training.state import State, machine, pack, unpack
 from deepen.training.stop import StopRequest
 
@@ -36,7 +41,9 @@ class Job:
         validation: batches of the held-out pictures that the best epoch is chosen on, if any.
         run: the folder that everything is written to.
         device: where the steps run.
-        save_weights: writes the model to the run folder under a name, with the scores of this row.
+        save_weights: writes a network to the run folder under a name, with the scores of this row.
+        identity: what a checkpoint to go on from must agree with.
+        processes: those that train it together; the first alone writes.
     """
 
     model: nn.Module
@@ -45,7 +52,9 @@ class Job:
     validation: Batches | None
     run: Run
     device: torch.device
-    save_weights: Callable[[str, Row], None]
+    save_weights: Callable[[str, Row, nn.Module], None]
+    identity: dict[str, Any] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
 
 
 def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
@@ -57,47 +66,62 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
 
     Raises:
         WorkError: the loss became NaN or infinite, or something could not be written.
-        InputError: too many pictures could not be decoded.
+        InputError: too many pictures could not be decoded, or the checkpoint is another run's.
         Interrupted, Preempted: Ctrl-C or SIGTERM; the run has been saved.
     """
-    recipe, model, train = job.recipe, job.model, job.train
+    recipe, model, train, processes = job.recipe, job.model, job.train, job.processes
     total_steps, epochs = length(recipe, train.num_batches)
-    optimizer = build_optimizer(model, recipe.optimizer)
+    optimizer = build_optimizer(model, recipe.optimizer, recipe.finetune.lr_decay)
     scheduler = build_scheduler(optimizer, recipe.schedule, total_steps)
     per_step = recipe.schedule.name != "plateau"
     objective = Objective(recipe.loss)
+    averages = build_averages(model, recipe.ema)
+    shown = model if averages is None else averages.model  # what is evaluated and saved
     precision = torch.autocast(job.device.type, torch.bfloat16) if recipe.amp else nullcontext()
-    here = machine(job.device, recipe.channels_last)
+    here = machine(job.device, recipe.channels_last, processes.size)
     state = State()
 
     def save() -> None:
-        tensors, plain = pack(model, optimizer, scheduler, state)
-        save_checkpoint(job.run.checkpoints, tensors, {**plain, "machine": here})
+        tensors, plain = pack(model, optimizer, scheduler, averages, state)
+        save_checkpoint(
+            job.run.checkpoints, tensors, {**plain, "machine": here, "run": job.identity}
+        )
 
-    if resume and (found := load_checkpoint(job.run.checkpoints)) is not None:
-        state = unpack(found.tensors, found.state, model, optimizer, scheduler)
+    found = load_checkpoint(job.run.checkpoints) if resume and processes.rank == 0 else None
+    if (found := processes.share_checkpoint(found)) is not None:
+        for difference in differences(found.state["run"], job.identity):
+            raise InputError(f"--resume {job.run.path}: its checkpoint's {difference}")
+        if processes.rank == 0:
+            tidy(job.run.checkpoints, found.generation)
+        state = unpack(found.tensors, found.state, model, optimizer, scheduler, averages)
         for line in (*found.damaged, *_differences(found.state["machine"], here)):
             reporter.message(line)
 
+    forward = processes.wrap(model)
     reporter.start(epochs * train.num_images, state.epoch * train.num_images + state.images)
-    with StopRequest() as stop, job.run.tensorboard(state.step) as board, _closing(reporter):
+    shared = processes.size > 1
+    with StopRequest(shared=shared) as stop, _board(job, state) as board, _closing(reporter):
         while state.epoch < epochs and not state.stopped_early:
-            model.train()
+            train_mode(model, recipe.finetune.freeze)
             began = time.perf_counter()
             recorder = Recorder(job, state, reporter)
-            for batch in train.epoch(state.epoch, start=state.batch):
+            for batch in processes.together(train.epoch(state.epoch, start=state.batch), stop):
                 if stop.signal is not None or state.step == total_steps:
                     break
-                if len(batch.labels):
-                    with precision:
-                        outputs = model(batch.images)
-                    logits, loss = combine(outputs, batch.labels, objective, model)
-                    recorder.add(batch, logits, loss)
-                    loss.backward()
+                if len(batch.labels) or batch.elsewhere:
+                    processes.seed(recipe.seed, state.step)
+                    for part, share in micro_batches(batch, recipe.accumulate):
+                        with precision:
+                            outputs = forward(part.images)
+                        logits, loss = combine(outputs, part.targets, objective, model)
+                        recorder.add(part, logits, loss)
+                        loss.backward(share)
                     if recipe.clip_norm is not None:
                         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
+                    if averages is not None:
+                        averages.update(state.step)
                 if batch.bad:
                     recorder.note_bad(batch.bad, training=True)
                 state.batch += 1
@@ -106,35 +130,59 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                     scheduler.step()
             recorder.flush()
             state.seconds += time.perf_counter() - began
-            row = _end_epoch(job, state, scheduler, stop, recorder)
+            row = _end_epoch(job, shown, state, scheduler, stop, recorder)
             if row is None:
-                save()
+                if processes.rank == 0:
+                    save()
+                processes.gather("saved")
                 raise stop.error(f"saved; go on with --resume {job.run.path}")
-            job.run.write_metrics(state.history)
-            job.run.write_bad(state.bad)
-            board.add(row)
-            job.save_weights("last", row)
-            if state.best_epoch in (0, state.epoch):
-                job.save_weights("best", row)
-            save()
+            if board is not None:
+                job.run.write_metrics(state.history)
+                job.run.write_bad(state.bad)
+                board.add(row)
+                job.save_weights("last", row, shown)
+                if state.best_epoch in (0, state.epoch):
+                    job.save_weights("best", row, shown)
+                save()
             reporter.epoch(row, epochs)
+        if stop.signal is not None:  # it came while the last checkpoint was written
+            raise stop.error(f"trained and saved; score it with --resume {job.run.path}")
     return state
 
 
+def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Up to `parts` pieces of a batch, each with its share of the pictures (None: all of them).
+
+    With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
+    Several processes have equally many pieces, of which some may be empty.
+    """
+    if parts == 1:
+        yield batch, None
+        return
+    count = len(batch.labels)
+    size = max(1, math.ceil(count / parts))
+    for start in range(0, parts * size, size):
+        part = batch[start : start + size]
+        if len(part.labels) or batch.elsewhere:
+            yield part, batch.images.new_tensor(len(part.labels) / max(1, count))
+
+
 def combine(
-    outputs: Tensor | tuple[Tensor, ...], labels: Tensor, objective: Objective, model: nn.Module
+    outputs: Tensor | tuple[Tensor, ...], targets: Tensor, objective: Objective, model: nn.Module
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, K) and the loss of what a network in training hands out.
 
     Auxiliary classifiers, where it has some, add their losses with the network's own weight
-    (Szegedy et al. 2014, section 5: 0.3).
+    (Szegedy et al. 2014, section 5: 0.3). A process that has no picture of the batch has a 0.
     """
     if isinstance(outputs, Tensor):
-        return outputs, objective(outputs, labels)
+        if not len(targets):
+            return outputs, outputs
+        return outputs, objective(outputs, targets)
     logits, *auxiliary = outputs
-    extra = sum((objective(each, labels) for each in auxiliary), logits.new_zeros(()))
+    extra = sum((objective(each, targets) for each in auxiliary), logits.new_zeros(()))
     weight = getattr(model, "auxiliary_weight", 0.0)
-    return logits, objective(logits, labels) + weight * extra
+    return logits, objective(logits, targets) + weight * extra
 
 
 def length(recipe: Recipe, num_batches: int) -> tuple[int, int]:
@@ -151,14 +199,16 @@ class Recorder:
     """Sums up loss and hits, and stops the run at a loss that is no number.
 
     On the CPU it reads each loss before the step is taken; elsewhere reading would make the device
-    wait, so losses are read fifty at a time. Hits are always counted fifty steps at a time.
+    wait, so losses are read fifty at a time, as those of several processes are. Hits are always
+    counted fifty steps at a time.
     """
 
     EVERY = 50
 
     def __init__(self, job: Job, state: State, reporter: Reporter) -> None:
         self.job, self.state, self.reporter = job, state, reporter
-        self.at_once = job.device.type == "cpu"
+        self.at_once = job.device.type == "cpu" and job.processes.size == 1
+        self.steps = 0  # not summed up yet
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.unread: list[tuple[Tensor, Tensor, int]] = []  # loss, indices, step
@@ -166,12 +216,14 @@ class Recorder:
     def add(self, batch: Batch, logits: Tensor, loss: Tensor) -> None:
         """Note a step: logits (B, K) and the mean loss of the batch."""
         if self.at_once:
-            self._read(loss.item(), batch.indices, self.state.step)
+            self._read(loss.item(), len(batch.indices), batch.indices, self.state.step)
         else:
             self.unread.append((loss.detach(), batch.indices, self.state.step))
-        self.logits.append(logits.detach())
-        self.labels.append(batch.labels)
-        if len(self.labels) == self.EVERY:
+        if len(batch.labels):
+            self.logits.append(logits.detach())
+            self.labels.append(batch.labels)
+        self.steps += 1
+        if self.steps == self.EVERY:
             self.flush()
 
     def flush(self) -> None:
@@ -182,21 +234,25 @@ class Recorder:
         """
         if self.unread:
             losses, indices, steps = zip(*self.unread, strict=True)
-            for value, places, step in zip(
-                torch.stack(losses).tolist(), indices, steps, strict=True
-            ):
-                self._read(value, places, step)
+            counts = torch.tensor([len(places) for places in indices])
+            means = self.job.processes.mean(torch.stack(losses).double().cpu(), counts)
+            values, totals = (each.tolist() for each in means)
+            for value, count, places, step in zip(values, totals, indices, steps, strict=True):
+                self._read(value, count, places, step)
+        correct = 0
         if self.labels:
             predicted = torch.cat(self.logits).argmax(1)
-            self.state.correct += int((predicted == torch.cat(self.labels)).sum())
+            correct = int((predicted == torch.cat(self.labels)).sum())
+        if self.steps:
+            self.state.correct += self.job.processes.total(correct)
+        self.steps = 0
         self.unread.clear()
         self.logits.clear()
         self.labels.clear()
 
-    def _read(self, value: float, indices: Tensor, step: int) -> None:
+    def _read(self, value: float, count: int, indices: Tensor, step: int) -> None:
         if not math.isfinite(value):
             raise WorkError(self._diverged(value, indices, step))
-        count = len(indices)
         self.state.loss_sum += value * count
         self.state.images += count
         self.reporter.batch(count, value)
@@ -222,7 +278,8 @@ class Recorder:
 
     def _diverged(self, value: float, indices: Tensor, step: int) -> str:
         split = self.job.train.split
-        names = [split.key(i) for i in indices.tolist()]
+        parts = self.job.processes.gather(indices.tolist())
+        names = [split.key(i) for part in parts for i in part]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
             f"the loss is {value} in epoch {self.state.epoch + 1}, step {step + 1}; "
@@ -231,7 +288,12 @@ class Recorder:
 
 
 def _end_epoch(
-    job: Job, state: State, scheduler: LRScheduler, stop: StopRequest, recorder: Recorder
+    job: Job,
+    shown: nn.Module,
+    state: State,
+    scheduler: LRScheduler,
+    stop: StopRequest,
+    recorder: Recorder,
 ) -> Row | None:
     """Score the epoch and move on to the next; None when asked to stop before that was done."""
     if stop.signal is not None:
@@ -239,7 +301,7 @@ def _end_epoch(
     row: Row = {
         "epoch": state.epoch + 1,
         "step": state.step,
-        "lr": scheduler.optimizer.param_groups[0]["lr"],
+        "lr": max(group["lr"] for group in scheduler.optimizer.param_groups),
         "train_loss": state.loss_sum / max(1, state.images),
         "train_top1": state.correct / max(1, state.images),
         "eval_loss": None,
@@ -249,12 +311,15 @@ def _end_epoch(
         "seconds": state.seconds,
     }
     if job.validation is not None:
-        batches = _until(stop, job.validation.epoch(0))
-        found = predict_logits(job.model, batches, device=job.device, amp=job.recipe.amp)
+        for network in dict.fromkeys((job.model, shown)):  # a set has no order
+            job.processes.share_tensors(dict(network.named_buffers()))
+        batches = _until(stop, job.processes.together(job.validation.epoch(0), stop))
+        gather = job.processes.gather_predictions
+        found = predict_logits(shown, batches, device=job.device, amp=job.recipe.amp, gather=gather)
         if stop.signal is not None:
             return None
         recorder.note_bad(found.bad, training=False)
-        row |= _validation_scores(job, found.logits, found.labels)
+        row |= job.processes.share(_validation_scores(job, found.logits, found.labels))
         assert row["eval_loss"] is not None and row["eval_top1"] is not None
         if (row["eval_top1"], -row["eval_loss"]) > (state.best_top1, -state.best_loss):
             state.best_top1, state.best_loss = row["eval_top1"], row["eval_loss"]
@@ -289,7 +354,13 @@ def _until(stop: StopRequest, batches: Iterator[Batch]) -> Iterator[Batch]:
             return
 
 
+def _board(job: Job, state: State) -> AbstractContextManager[Board | None]:
+    """TensorBoard's, in the one process that writes."""
+    return job.run.tensorboard(state.step) if job.processes.rank == 0 else nullcontext()
+
+
 def _differences(saved: dict[str, object], here: dict[str, object]) -> list[str]:
+    saved = {"processes": 1, **saved}
     changed = [
         f"{key} {saved.get(key)} -> {here[key]}" for key in here if saved.get(key) != here[key]
     ]

@@ -9,27 +9,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from deepen.training.finetuning import stages
 from deepen.training.recipe import Loss, Optimizer, Schedule
 
 
-def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """torch.optim's, fused; with `decay_vectors` false, biases and scales are not decayed."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, object]] = [{"params": trained}]
-    if not spec.decay_vectors:
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+def build_optimizer(
+    model: nn.Module, spec: Optimizer, lr_decay: float = 1.0
+) -> torch.optim.Optimizer:
+    """torch.optim's, fused if it can be; with `decay_vectors` false, biases and scales are spared.
+
+    With an `lr_decay` below 1, the head learns at `spec.lr` and each stage below it at that share
+    of the rate of the one above.
+    """
+    parts = [[*model.parameters()]] if lr_decay == 1 else stages(model)[::-1]
+    groups: list[dict[str, object]] = []
+    for depth, parameters in enumerate(parts):
+        trained = [p for p in parameters if p.requires_grad]
+        if spec.decay_vectors:
+            kinds: list[dict[str, object]] = [{"params": trained}]
+        else:
+            kinds = [
+                {"params": [p for p in trained if p.ndim > 1]},
+                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+        groups += [{**kind, "lr": spec.lr * lr_decay**depth} for kind in kinds if trained]
+    lr, decay, momentum = spec.lr, spec.weight_decay, spec.momentum
     if spec.name == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+        return torch.optim.AdamW(groups, lr, eps=spec.eps, weight_decay=decay, fused=True)
+    if spec.name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr, spec.alpha, spec.eps, decay, momentum)
     return torch.optim.SGD(
-        groups,
-        lr=spec.lr,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay,
-        fused=True,
+        groups, lr, momentum, weight_decay=decay, nesterov=spec.nesterov, fused=True
     )
 
 
@@ -58,18 +68,29 @@ def build_scheduler(
 
 
 class Objective:
-    """The loss of a recipe on logits (B, K) and labels (B,), averaged over the batch."""
+    """The loss of a recipe, averaged over the batch."""
 
     def __init__(self, spec: Loss) -> None:
         self.spec = spec
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """A scalar, in float32."""
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """A scalar in float32, of logits (B, K) and labels (B,) or shares of the classes (B, K)."""
         logits = logits.float()
         if self.spec.temperature != 1:
             logits = logits / self.spec.temperature
+        if self.spec.name == "bce":
+            return F.binary_cross_entropy_with_logits(logits, self._binary(targets, logits))
         if self.spec.rubbish is not None:
             # Eq. 9: y_D + log(e^-j + sum_i e^-y_i), cross-entropy with one constant logit more.
             rubbish = logits.new_full((len(logits), 1), -self.spec.rubbish)
             logits = torch.cat([logits, rubbish], dim=1)
-        return F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
+        return F.cross_entropy(logits, targets, label_smoothing=self.spec.label_smoothing)
+
+    def _binary(self, targets: Tensor, logits: Tensor) -> Tensor:
+        """What each class is to be by itself, (B, K)."""
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, logits.shape[1])
+        if self.spec.threshold is not None:
+            targets = targets > self.spec.threshold
+        smoothing = self.spec.label_smoothing
+        return targets * (1 - smoothing) + smoothing / logits.shape[1]

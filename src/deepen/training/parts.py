@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, SplitName
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.models import create_model, get_architecture
+from deepen.training.distributed import Processes
+from deepen.training.finetuning import freeze
 from deepen.training.inputs import prepare
 from deepen.training.loop import Job
 from deepen.training.plan import Plan
@@ -34,6 +36,7 @@ class Parts:
     device: torch.device
     workers: int | None
     cache_bytes: int = 0
+    processes: Processes = field(default_factory=Processes)
 
     def batches(self, split: SplitName, augmented: bool = False) -> Batches:
         """Batches of a split; `augmented` means shuffled and augmented, for training."""
@@ -43,12 +46,16 @@ class Parts:
             self.preprocessing,
             batch_size=recipe.batch_size,
             augmentation=recipe.augment if augmented else None,
+            mixing=recipe.mix if augmented else None,
+            num_classes=len(self.plan.source.classes),
             seed=recipe.seed,
             shuffle=augmented,
             workers=num_workers(self.workers, pictures),
             cache_bytes=self.cache_bytes if augmented else 0,
             mean_image=self.mean_image,
             device=self.device,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
         )
 
     def protocol(self, split: str, num_samples: int) -> str:
@@ -82,11 +89,11 @@ class Parts:
     def job(self, run: Run) -> Job:
         """What the loop needs."""
 
-        def save(name: str, row: Row) -> None:
+        def save(name: str, row: Row, network: nn.Module) -> None:
             scores = {k.removeprefix("eval_"): v for k, v in row.items() if k[:5] == "eval_" and v}
             words = self.protocol("val", len(self.plan.source.splits["val"])) if scores else ""
             card = self.card(words, scores, int(row["epoch"] or 0))
-            save_weights(run.path / f"{name}.safetensors", self.network, card, self.mean_image)
+            save_weights(run.path / f"{name}.safetensors", network, card, self.mean_image)
 
         return Job(
             model=self.network,
@@ -96,10 +103,18 @@ class Parts:
             run=run,
             device=self.device,
             save_weights=save,
+            identity=self.plan.identity(),
+            processes=self.processes,
         )
 
 
-def assemble(plan: Plan, device: torch.device, workers: int | None, cache_bytes: int = 0) -> Parts:
+def assemble(
+    plan: Plan,
+    device: torch.device,
+    workers: int | None,
+    processes: Processes | None = None,
+    cache_bytes: int = 0,
+) -> Parts:
     """Build the network from the recipe's seed and settle its preprocessing on the data."""
     takes = None if ":" in plan.model else get_architecture(plan.model).takes
     preprocessing, mean_image = prepare(plan.recipe.input, plan.source, takes)
@@ -107,9 +122,11 @@ def assemble(plan: Plan, device: torch.device, workers: int | None, cache_bytes:
     network = create_model(
         plan.model, len(plan.source.classes), preprocessing.channels, preprocessing.size_px
     ).to(device)
+    freeze(network, plan.recipe.finetune.freeze)
     if plan.recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    return Parts(plan, network, preprocessing, mean_image, device, workers, cache_bytes)
+    processes = processes or Processes()
+    return Parts(plan, network, preprocessing, mean_image, device, workers, cache_bytes, processes)
 
 
 def num_workers(asked: int | None, split: Split) -> int:

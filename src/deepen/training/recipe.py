@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deepen.data.augment import Augmentation
+from deepen.data.mixing import Mixing
 from deepen.errors import InputError, unknown
 
 
@@ -40,10 +41,12 @@ class Length(Block):
 class Optimizer(Block):
     """torch.optim's, by name."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
+    alpha: float = Field(default=0.99, ge=0, lt=1)  # of rmsprop's mean square
+    eps: float = Field(default=1e-8, gt=0)  # of adamw and rmsprop
     weight_decay: float = Field(default=0.0, ge=0)
     decay_vectors: bool = True  # False: biases and batch norm's scales are not decayed
 
@@ -81,13 +84,16 @@ class Loss(Block):
     """What is minimised, on logits divided by `temperature`.
 
     cross_entropy, or map: LeCun et al. 1998, eq. 9, with a rubbish class of the constant logit
-    -rubbish beside the others.
+    -rubbish beside the others; or bce: binary cross-entropy of every class by itself, averaged over
+    the classes, where shares of mixed pictures above `threshold` count as 1 and others as 0
+    (Wightman, Touvron & Jegou 2021, section 2.2).
     """
 
-    name: Literal["cross_entropy", "map"] = "cross_entropy"
+    name: Literal["cross_entropy", "map", "bce"] = "cross_entropy"
     temperature: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     rubbish: float | None = None
+    threshold: float | None = Field(default=None, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _possible(self) -> Loss:
@@ -95,6 +101,8 @@ class Loss(Block):
             raise ValueError("rubbish goes with name: map, and only with it")
         if self.name == "map" and self.label_smoothing:
             raise ValueError("label_smoothing does not go with name: map")
+        if self.threshold is not None and (self.name != "bce" or self.label_smoothing):
+            raise ValueError("threshold goes with name: bce, and without label_smoothing")
         return self
 
 
@@ -120,6 +128,29 @@ class Input(Block):
         return self
 
 
+class Ema(Block):
+    """An exponential moving average of the weights, evaluated and saved in their place.
+
+    After each step average = decay * average + (1 - decay) * weights. With `warmup` the decay of
+    step t is at most (1 + t) / (10 + t), as in TensorFlow, so that a short run forgets its start.
+    """
+
+    decay: float | None = Field(default=None, gt=0, lt=1)  # None: no average
+    warmup: bool = False
+
+
+class Finetune(Block):
+    """What fine-tuning holds back.
+
+    freeze: names of layers, or what they begin with up to a dot ("layer1" means layer1.0 too); they
+    are not trained, and run as at evaluation, so batch norm keeps its statistics. lr_decay: each
+    stage learns at this share of the rate of the stage after it (Howard & Ruder 2018, section 3.2).
+    """
+
+    freeze: tuple[str, ...] = ()
+    lr_decay: float = Field(default=1.0, gt=0, le=1)
+
+
 class Recipe(Block):
     """A whole recipe; see the package's `recipes/` for those of the papers."""
 
@@ -130,6 +161,9 @@ class Recipe(Block):
     schedule: Schedule = Schedule()
     loss: Loss = Loss()
     augment: Augmentation = Augmentation()
+    mix: Mixing = Mixing()
+    ema: Ema = Ema()
+    finetune: Finetune = Finetune()
     input: Input = Input()
     validation: int | None = Field(
         default=None, ge=0
@@ -137,6 +171,7 @@ class Recipe(Block):
     early_stopping: int | None = Field(
         default=None, ge=1
     )  # epochs without a better one on validation
+    accumulate: int = Field(default=1, ge=1)  # parts a batch goes through the network in
     clip_norm: float | None = Field(default=None, gt=0)
     amp: bool = False  # bfloat16 autocast
     channels_last: bool = True
@@ -146,6 +181,10 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
+        if self.mix.active and self.loss.name == "map":
+            raise ValueError("mix does not go with loss.name: map")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate: more parts than the {self.batch_size} of batch_size")
         if self.validation == 0:
             needs = {
                 "early_stopping": self.early_stopping is not None,

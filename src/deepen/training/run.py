@@ -5,16 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
+from tensorboard.compat.proto.event_pb2 import (  # its names are made when it is imported
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboard.compat.proto.summary_pb2 import (
+    Summary,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from deepen.errors import InputError
+from deepen.errors import InputError, WorkError
 from deepen.files import write_whole
+from deepen.training.identity import identity
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe, load_recipe
 
@@ -46,11 +58,15 @@ class Run:
 
         Raises:
             InputError: `output` holds something already.
+            WorkError: the folder cannot be made.
         """
         if output is not None:
             if output.exists() and not (output.is_dir() and _unbegun(output)):
                 raise InputError(f"--output {output}: exists; name a new folder, or use --resume")
-            output.mkdir(parents=True, exist_ok=True)
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise WorkError(f"--output {output}: {error.strerror}") from error
             return cls(output)
         stem = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
         number = 1
@@ -60,6 +76,8 @@ class Run:
                 path.mkdir(parents=True)
             except FileExistsError:
                 number += 1
+            except OSError as error:
+                raise WorkError(f"{path}: {error.strerror}") from error
             else:
                 return cls(path)
 
@@ -76,17 +94,14 @@ class Run:
         return cls(path)
 
     @classmethod
-    def newest(cls, folder: Path, data: str | None, model: str | None) -> Run | None:
-        """The run of this data and model (None: of any) that was written to last."""
+    def begun(cls, folder: Path) -> list[Run]:
+        """The runs in a folder, that which was written to last first."""
         found = []
-        for path in folder.glob("*/recipe.yaml"):
-            about = cls(path.parent).read_json("data.json")
-            if data in (None, about["name"]) and model in (None, about["model"]):
-                written = [
-                    p.stat().st_mtime_ns for p in path.parent.glob("checkpoints/*/state.json")
-                ]
-                found.append((max(written, default=path.stat().st_mtime_ns), path.parent))
-        return cls(max(found)[1]) if found else None
+        for recipe in folder.glob("*/recipe.yaml"):
+            run = cls(recipe.parent)
+            written = [path.stat().st_mtime_ns for path in run.checkpoints.glob("*/state.json")]
+            found.append((max(written, default=recipe.stat().st_mtime_ns), run.path))
+        return [cls(path) for _, path in sorted(found, reverse=True)]
 
     def write_recipe(self, recipe: Recipe) -> None:
         """The whole recipe, resolved, as it can be given to `--recipe` again."""
@@ -94,8 +109,42 @@ class Run:
         write_whole(self.path / "recipe.yaml", yaml.safe_dump(fields, sort_keys=False))
 
     def read_recipe(self) -> Recipe:
-        """The recipe that the run was started with."""
-        return load_recipe(str(self.path / "recipe.yaml"))
+        """The recipe that the run was started with.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        try:
+            return load_recipe(str(self.path / "recipe.yaml"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path / 'recipe.yaml'}: is damaged ({error})") from error
+
+    def read_about(self) -> dict[str, Any]:
+        """data.json: which data and model the run was started with.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        path = self.path / "data.json"
+        try:
+            about = self.read_json(path.name)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise InputError(f"{path}: is damaged ({error})") from error
+        needed = {"name", "model", "data_dir", "excluded", "root", "classes", "fingerprint"}
+        if not isinstance(about, dict) or not needed <= about.keys():
+            raise InputError(f"{path}: is damaged (it lacks fields)")
+        return about
+
+    def identity(self) -> dict[str, Any]:
+        """What it trains on what, to be compared.
+
+        Raises:
+            InputError: data.json or recipe.yaml is missing or damaged.
+        """
+        about, recipe = self.read_about(), self.read_recipe()
+        return identity(about["model"], about["classes"], about["fingerprint"], recipe)
 
     def write_json(self, name: str, document: Any) -> None:
         """A document of the run, environment.json say."""
@@ -121,14 +170,20 @@ class Run:
 
     @contextmanager
     def tensorboard(self, step: int) -> Iterator[Board]:
-        """A writer of TensorBoard events; those from `step` on, of a run now resumed, are void."""
-        from torch.utils.tensorboard import SummaryWriter  # takes a second
+        """A writer of TensorBoard events; those from `step` on, of a run now resumed, are void.
 
-        writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step or None)
+        Raises:
+            WorkError: they cannot be written.
+        """
+        folder = self.path / "tensorboard"
+        now = time.time()
+        path = folder / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}"
         try:
-            yield Board(writer)
-        finally:
-            writer.close()
+            folder.mkdir(exist_ok=True)
+            with open(path, "ab") as file:
+                yield Board(file, step)
+        except OSError as error:
+            raise WorkError(f"{path}: {error.strerror or error}") from error
 
 
 def _unbegun(folder: Path) -> bool:
@@ -141,14 +196,27 @@ def _unbegun(folder: Path) -> bool:
 
 
 class Board:
-    """Rows of metrics as TensorBoard scalars."""
+    """Rows of metrics as TensorBoard scalars, each on the disk before the next is made.
 
-    def __init__(self, writer: Any) -> None:
-        self.writer = writer
+    torch's SummaryWriter has a thread write them, which on a full disk dies with a traceback.
+    """
+
+    def __init__(self, file: BinaryIO, step: int) -> None:
+        self._file = file
+        self._write(file_version="brain.Event:2")
+        if step:
+            self._write(step=step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, row: Row) -> None:
         """Every column of a row, at its step."""
-        for name in COLUMNS[2:]:
-            if row[name] is not None:
-                self.writer.add_scalar(name, row[name], row["step"])
-        self.writer.flush()
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name in COLUMNS[2:]
+            if (value := row[name]) is not None
+        ]
+        self._write(step=row["step"], summary=Summary(value=values))
+
+    def _write(self, **fields: Any) -> None:
+        event = Event(wall_time=time.time(), **fields)
+        RecordWriter(self._file).write(event.SerializeToString())
+        self._file.flush()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from deepen.data.preprocess import decoder
+from deepen.training.averages import Averages
 from deepen.training.progress import Row
 
 
@@ -54,7 +55,7 @@ class State:
         self.batch, self.loss_sum, self.correct, self.images, self.seconds = 0, 0.0, 0, 0, 0.0
 
 
-def machine(device: torch.device, channels_last: bool) -> dict[str, Any]:
+def machine(device: torch.device, channels_last: bool, processes: int) -> dict[str, Any]:
     """What bits depend on beside the recipe and the data; a resume elsewhere is not bit-exact."""
     return {
         "torch": torch.__version__,
@@ -63,14 +64,22 @@ def machine(device: torch.device, channels_last: bool) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "channels_last": channels_last,
         "decoder": decoder(),
+        "processes": processes,
     }
 
 
 def pack(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, state: State
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+    averages: Averages | None,
+    state: State,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and plain JSON of all that an exact resume needs."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if averages is not None:
+        averaged = averages.model.state_dict()
+        tensors |= {f"averages.{name}": value for name, value in averaged.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -93,11 +102,12 @@ def unpack(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: LRScheduler,
+    averages: Averages | None,
 ) -> State:
     """Put a checkpoint back into freshly built parts; the inverse of `pack`."""
-    model.load_state_dict(
-        {name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."}
-    )
+    unpack_model(tensors, model)
+    if averages is not None:
+        averages.model.load_state_dict(_under("averages.", tensors))
     by_parameter: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -113,3 +123,12 @@ def unpack(
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     return State(**plain["progress"])
+
+
+def unpack_model(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Put the weights of a checkpoint back, and nothing else of it."""
+    model.load_state_dict(_under("model.", tensors))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

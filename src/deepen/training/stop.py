@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,9 +16,18 @@ class StopRequest:
     """While entered, SIGINT and SIGTERM set a flag; a second Ctrl-C no longer waits.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
+
+    Args:
+        shared: of several processes that stop together: `signal` is set when all have agreed.
+
+    Attributes:
+        asked: the signal that this process got.
+        signal: the signal to stop at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shared = shared
+        self.asked: int | None = None
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -36,12 +47,44 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == signal.SIGINT == number:
+        if self.asked == signal.SIGINT == number:
             raise KeyboardInterrupt
-        self.signal = number
+        self.asked = number
+        if not self.shared:
+            self.signal = number
 
     def error(self, advice: str) -> DeepenError:
         """What to raise once all is saved."""
         if self.signal == signal.SIGTERM:
             return Preempted(f"stopped by SIGTERM; {advice}")
         return Interrupted(f"stopped by Ctrl-C; {advice}")
+
+
+@contextmanager
+def leaving_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block at once: start-up and scoring, which a resume simply does again.
+
+    Within it `StopRequest` holds while it is entered. Outside the main thread it does nothing.
+
+    Raises:
+        Preempted: SIGTERM came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    except _Leave:
+        raise Preempted("stopped by SIGTERM; the same command with --resume auto goes on") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Leave(BaseException):
+    """As KeyboardInterrupt: no library's `except Exception` may hold it back."""
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers repeat it
+    raise _Leave

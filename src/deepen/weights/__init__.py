@@ -16,6 +16,7 @@ from deepen.weights.convert import load_named
 from deepen.weights.file import Card, Loaded, card_of, read_card, read_weights, save_weights
 from deepen.weights.from_timm import is_timm
 from deepen.weights.from_torchvision import is_torchvision
+from deepen.zoo import zoo_file
 
 __all__ = [
     "Card",
@@ -33,7 +34,8 @@ def load_weights(path: str | Path, *, model: str | None = None) -> Loaded:
     """Build the network that weights belong to and load them.
 
     Args:
-        path: a file of deepen's; or "imagenet" for those that torchvision has for `model`
+        path: a file of deepen's; or a name of `deepen.zoo`, "resnet20:cifar10" say; or "imagenet"
+            for those that torchvision has for `model`
             ("imagenet1k_v1" and the like for a version); or "hf-hub:timm/resnet50.tv_in1k" and the
             like for timm's. The latter two fetch what is not at hand.
         model: the variant expected; needed for "imagenet", and for a user's own
@@ -46,7 +48,7 @@ def load_weights(path: str | Path, *, model: str | None = None) -> Loaded:
     word = path if isinstance(path, str) else path.as_posix()
     if is_torchvision(word) or is_timm(word):
         return load_named(word, model)
-    return read_weights(path, model)
+    return read_weights(zoo_file(word) or path, model)
 
 
 def load(path: str | Path, *, model: str | None = None) -> nn.Module:

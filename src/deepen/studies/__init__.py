@@ -1,0 +1,1 @@
+"""The experiments that the lectures are built on, each as one command."""

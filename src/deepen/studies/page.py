@@ -1,0 +1,203 @@
+"""Results as a table, a figure and a page of their own; made of the results alone."""
+
+from __future__ import annotations
+
+import io
+from importlib import resources
+from pathlib import Path
+from statistics import mean
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from deepen.files import write_whole
+from deepen.studies.study import Published, Results, Study
+
+COLORS = ("#d9480f", "#1c7ed6", "#2b8a3e", "#9c36b5", "#c2255c", "#0b7285", "#e8890c", "#5c5f66")
+INK = "#868e96"  # of axes and words: legible on white and on black
+
+
+def write_pages(study: Study, results: Results, folder: Path) -> tuple[Path, ...]:
+    """Write NAME.md with its figure NAME.svg, and report.html, which needs no other file.
+
+    Raises:
+        WorkError: one could not be written.
+    """
+    figure = draw(study, results)
+    written = {
+        f"{study.name}.svg": figure,
+        f"{study.name}.md": markdown(study, results),
+        "report.html": html(study, results, figure),
+    }
+    for name, text in written.items():
+        write_whole(folder / name, text)
+    return tuple(folder / name for name in written)
+
+
+def table(study: Study, results: Results) -> list[tuple[str, ...]]:
+    """Header and a row for each arm: mean ± standard deviation over seeds, beside the paper's."""
+    printed = {(p.arm, p.measure): p.value for p in _shown(study, results)}
+    columns: list[tuple[str, ...]] = []
+    for measure in study.measures:
+        cells = (results.cell(arm, measure) for arm in results.arms())
+        columns.append((measure.label, *cells))
+        if any(p.measure == measure.name for p in _shown(study, results)):
+            paper = (printed.get((arm, measure.name)) for arm in results.arms())
+            columns.append(("paper", *("" if v is None else f"{v:g}" for v in paper)))
+    seeds = ("seeds", *(_seeds(results, arm) for arm in results.arms()))
+    return list(zip(("", *results.arms()), *columns, seeds, strict=True))
+
+
+def _seeds(results: Results, arm: str) -> str:
+    trials = [trial for trial in results.trials if trial.arm == arm]
+    failed = sum(trial.failed is not None for trial in trials)
+    return f"{len(trials)}" + (f", {failed} failed" if failed else "")
+
+
+def _shown(study: Study, results: Results) -> list[Published]:
+    """What the paper prints of these arms at this setting: another setting is another figure."""
+    if results.setting != "full":
+        return []
+    return [p for p in study.published if p.arm in results.arms()]
+
+
+def markdown(study: Study, results: Results) -> str:
+    """The page for docs/: what was asked, done, found, and how to do it again."""
+    header, *rows = table(study, results)
+    setting = study.settings.get(results.setting)
+    lines = [
+        f"# {study.title}",
+        "",
+        f"{study.source}. {study.question}",
+        "",
+        f"* Varies: {study.varies}.",
+        f"* Held: {study.held}.",
+        *(f"* Departs from the paper: {line}." for line in (setting.departures if setting else ())),
+        "",
+        f"    {results.about['command']}",
+        "",
+        "| " + " | ".join(header) + " |",
+        "| --- " * len(header) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        "Mean ± standard deviation over the seeds.",
+        "",
+    ]
+    if study.curves:
+        lines += [f"![{study.title}]({study.name}.svg)", ""]
+    if results.conclusions:
+        lines += ["| statement | source | printed | found here | verdict |", "| --- " * 5 + "|"]
+        for c in results.conclusions:
+            cells = (c.statement, c.source, c.printed or "–", c.found, f"**{c.verdict}**")
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["Every trial:", "", *_every_trial(study, results), "", _provenance(results), ""]
+    return "\n".join(lines)
+
+
+def _every_trial(study: Study, results: Results) -> list[str]:
+    lines = [
+        "| trial | seed | " + " | ".join(m.label for m in study.measures) + " | seconds |",
+        "| --- " * (len(study.measures) + 3) + "|",
+    ]
+    for t in results.trials:
+        cells = [
+            f"{t.measures[m.name]:.{m.decimals + 1}f}" if m.name in t.measures else "–"
+            for m in study.measures
+        ]
+        name = f"{t.arm} (failed: {t.failed})" if t.failed else t.arm
+        lines.append(f"| {name} | {t.seed} | " + " | ".join(cells) + f" | {t.seconds:.0f} |")
+    return lines
+
+
+def _provenance(results: Results) -> str:
+    about = results.about
+    machine = about["machine"]
+    return (
+        f"Data: {about['data']}, {about['train']:,} training and {about['test']:,} test pictures, "
+        f"fingerprint `{about['fingerprint'][:16]}`. Recipe `{about['recipe']}` with "
+        f"{', '.join(f'`{k}: {v}`' for k, v in about['changes'].items()) or 'no change'}. "
+        f"{machine['cpu']}, {about['threads']} thread(s) a trial, {machine['device']}, "
+        f"torch {machine['torch']}, deepen {machine['deepen']}, {about['date']}."
+    )
+
+
+def html(study: Study, results: Results, figure: str) -> str:
+    """One file, readable at any width, light or dark."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    source = resources.files("deepen.studies").joinpath("study.html.j2").read_text("utf-8")
+    header, *rows = table(study, results)
+    setting = study.settings.get(results.setting)
+    return environment.from_string(source).render(
+        study=study,
+        results=results,
+        departures=setting.departures if setting else (),
+        header=header,
+        rows=rows,
+        figure=Markup(figure[figure.index("<svg") :]),
+        provenance=_provenance(results).replace("`", ""),
+    )
+
+
+def draw(study: Study, results: Results) -> str:
+    """Curves, the mean over the seeds within the range of all, and the profiles of layers; SVG."""
+    import matplotlib  # takes a second
+    from matplotlib.figure import Figure
+
+    profiles = list(dict.fromkeys(name for t in results.trials for name in t.profiles))
+    panels = [*study.curves, *profiles]
+    rows = max(1, (len(panels) + 1) // 2)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": study.name}
+        matplotlib.rcParams |= {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
+        matplotlib.rcParams |= {"xtick.color": INK, "ytick.color": INK, "font.size": 9}
+        figure = Figure(figsize=(9, 3.4 * rows), layout="constrained")
+        grid = figure.subplots(rows, 2 if len(panels) > 1 else 1, squeeze=False).flatten()
+        for axes, panel in zip(grid, panels, strict=False):
+            axes.grid(color=INK, alpha=0.25, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            if panel in study.curves:
+                _draw_curves(axes, study, results, panel)
+            else:
+                _draw_profiles(axes, results, panel)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        handles, labels = grid[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+        text = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _draw_curves(axes, study: Study, results: Results, panel: str) -> None:
+    for arm, color in zip(results.arms(), COLORS * 3, strict=False):
+        curves = [t.curves[panel] for t in results.trials if t.arm == arm and panel in t.curves]
+        if not curves:
+            continue
+        points = list(zip(*(curve[: min(map(len, curves))] for curve in curves), strict=True))
+        steps = [point[0][0] for point in points]
+        values = [[y for _, y in point] for point in points]
+        axes.plot(steps, list(map(mean, values)), color=color, label=arm, linewidth=1.6)
+        axes.fill_between(
+            steps, list(map(min, values)), list(map(max, values)), color=color, alpha=0.18, lw=0
+        )
+        for p in _shown(study, results):
+            if (p.arm, p.measure) == (arm, panel):
+                axes.axhline(p.value, color=color, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("steps")
+    axes.set_ylabel(study.curves[panel])
+
+
+def _draw_profiles(axes, results: Results, panel: str) -> None:
+    for arm, color in zip(results.arms(), COLORS * 3, strict=False):
+        found = [t.profiles[panel] for t in results.trials if t.arm == arm and panel in t.profiles]
+        if found:
+            layers = [mean(values) for values in zip(*found, strict=True)]
+            depth = [i / max(1, len(layers) - 1) for i in range(len(layers))]
+            axes.plot(depth, layers, color=color, label=arm, linewidth=1.4)
+    axes.set_yscale("log")
+    axes.set_xlabel("layer, from the first (0) to the last (1)")
+    axes.set_ylabel(panel)

@@ -1,0 +1,208 @@
+"""What a study is: what varies, what is held, what is measured, and what is concluded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from deepen.models import create_model, get_architecture
+from deepen.models.architecture import Takes
+
+if TYPE_CHECKING:
+    from deepen.studies.bench import Bench
+
+Build = Callable[[int, int, tuple[int, int]], nn.Module]
+"""Called with the number of classes, the channels and the size (height, width) of the input."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A data set and how many of its pictures are taken, evenly by a fixed hash; None: all."""
+
+    name: str
+    train: int | None = None
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things compared.
+
+    Attributes:
+        name: in tables and figures.
+        build: makes the network; None where the trial needs no network to begin with.
+        changes: of the setting's recipe, {"optimizer.lr": 0.1} say.
+        takes: what the network takes, where it is particular.
+    """
+
+    name: str
+    build: Build | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    takes: Takes | None = None
+
+
+def named(name: str, model: str, changes: Mapping[str, Any] | None = None) -> Arm:
+    """An arm with a network of the registry, or `package.module:factory`."""
+    takes = None if ":" in model else get_architecture(model).takes
+    return Arm(name, lambda *what: create_model(model, *what), changes or {}, takes)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A size that a study is done at.
+
+    Attributes:
+        pictures: that it is done on.
+        recipe: that is held, by its name.
+        changes: of that recipe, for all arms.
+        arms: what varies.
+        departures: from the paper, each in a line.
+        minutes: that a seed takes, and where.
+    """
+
+    pictures: Pictures
+    recipe: str
+    changes: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    departures: tuple[str, ...] = ()
+    minutes: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the table: its name in a trial, what it is, and how many decimals are shown."""
+
+    name: str
+    label: str
+    decimals: int = 1
+
+
+@dataclass(frozen=True)
+class Published:
+    """A value that the paper prints for an arm; drawn over the curves and put into the table."""
+
+    arm: str
+    measure: str
+    value: float
+    source: str
+
+
+class Trial(BaseModel):
+    """What one arm gave with one seed.
+
+    Attributes:
+        arm: its name.
+        seed: of weights, order and augmentation.
+        measures: the figures of the table.
+        curves: by name, points (steps, value).
+        profiles: by name, a value for each layer from the input on.
+        seconds: that it took.
+        failed: why there are no figures, where it failed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    arm: str
+    seed: int
+    measures: dict[str, float] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    profiles: dict[str, list[float]] = {}
+    seconds: float = 0.0
+    failed: str | None = None
+
+
+class Conclusion(BaseModel):
+    """A statement of the paper or the lecture against what was measured."""
+
+    statement: str
+    source: str
+    printed: str
+    found: str
+    verdict: Literal["holds", "does not hold", "not measured"]
+
+
+class Results(BaseModel):
+    """All that a study gave; tables, figures and pages are made of it and of nothing else.
+
+    Attributes:
+        study: its name.
+        setting: small or full, or "own".
+        about: provenance: command, data and their fingerprint, recipes, machine, versions, dates.
+        trials: every one, failed ones too.
+        conclusions: drawn from them.
+    """
+
+    study: str
+    setting: str
+    about: dict[str, Any]
+    trials: list[Trial]
+    conclusions: list[Conclusion] = []
+
+    def arms(self) -> list[str]:
+        """Their names, in the order of the study."""
+        return list(dict.fromkeys(trial.arm for trial in self.trials))
+
+    def of(self, arm: str, measure: str) -> list[float]:
+        """A measure of an arm, one value for each seed that gave it."""
+        return [t.measures[measure] for t in self.trials if t.arm == arm and measure in t.measures]
+
+    def mean(self, arm: str, measure: str) -> float:
+        """Over the seeds; NaN where no trial gave it."""
+        values = self.of(arm, measure)
+        return mean(values) if values else float("nan")
+
+    def cell(self, arm: str, measure: Measure) -> str:
+        """Mean and standard deviation over the seeds, as a table has them."""
+        values = self.of(arm, measure.name)
+        if not values:
+            return "–"
+        text = f"{mean(values):.{measure.decimals}f}"
+        return text if len(values) == 1 else f"{text} ± {stdev(values):.{measure.decimals}f}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment of a paper.
+
+    Attributes:
+        name: after `deepen study`.
+        title: in a line.
+        source: paper and section.
+        question: what it shows, in a sentence or two.
+        varies: what differs between arms.
+        held: what does not.
+        measures: columns of the table.
+        curves: which of a trial's curves are drawn, with the label of the axis.
+        settings: "small" for two cores, "full" as the paper has it.
+        trial: does one arm with one seed.
+        conclude: what follows.
+        published: values of the paper.
+        seeds: how many are usual.
+    """
+
+    name: str
+    title: str
+    source: str
+    question: str
+    varies: str
+    held: str
+    measures: tuple[Measure, ...]
+    settings: Mapping[str, Setting]
+    trial: Callable[[Bench], Trial]
+    conclude: Callable[[Results], list[Conclusion]]
+    curves: Mapping[str, str] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    seeds: int = 3
+
+
+def judged(statement: str, source: str, printed: str, found: str, holds: bool | None) -> Conclusion:
+    """A conclusion; `holds` is None where a trial that it needs is missing."""
+    verdict = "not measured" if holds is None else "holds" if holds else "does not hold"
+    return Conclusion(
+        statement=statement, source=source, printed=printed, found=found, verdict=verdict
+    )

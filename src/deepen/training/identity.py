@@ -1,0 +1,40 @@
+"""What makes a run this run: model, classes, data, recipe; compared field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from deepen.training.recipe import Recipe
+
+
+def identity(
+    model: str, classes: list[str] | tuple[str, ...], fingerprint: str, recipe: Recipe
+) -> dict[str, Any]:
+    """All that a resume must find unchanged, as plain JSON."""
+    return {
+        "model": model,
+        "classes": list(classes),
+        "data fingerprint": fingerprint,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def differences(have: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Each field that both name and that differs: `optimizer.lr is 0.1, not 0.2`."""
+    for key, value in asked.items():
+        if key not in have or have[key] == value:
+            continue
+        if isinstance(value, dict) and isinstance(have[key], dict):
+            inner = "" if key == "recipe" else f"{prefix}{key}."
+            yield from differences(have[key], value, inner)
+        else:
+            yield f"{prefix}{key} is {_short(have[key], value)}, not {_short(value, have[key])}"
+
+
+def _short(value: Any, other: Any) -> str:
+    """In words; of two lists of a thousand classes what only this one has."""
+    if isinstance(value, list) and isinstance(other, list):
+        value = ", ".join(map(str, [item for item in value if item not in other] or value))
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

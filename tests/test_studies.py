@@ -1,0 +1,302 @@
+"""Studies: stopped and gone on with, failed trials kept, tables that are their results'."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deepen.errors import InputError, Interrupted, Preempted
+from deepen.models import create_model
+from deepen.studies import activation, construction, depth
+from deepen.studies.bench import take
+from deepen.studies.catalog import STUDIES, find_study
+from deepen.studies.conduct import Order, conduct
+from deepen.studies.networks import net, paper_block
+from deepen.studies.page import markdown, table, write_pages
+from deepen.studies.responses import layer_profiles
+from deepen.studies.study import Pictures, Results, Trial
+from deepen.training.progress import Row, Silent
+
+OWN = """
+title: Larger batches on the digits
+data: {name: digits, train: 200, test: 100}
+recipe: quick
+set: {length.epochs: 3}
+nets: {perceptron: perceptron}
+recipes: {small: {batch_size: 32}, large: {batch_size: 200}}
+seeds: 2
+expect:
+  - {better: perceptron small, worse: perceptron large, measure: train_error}
+  - {better: perceptron large, worse: perceptron small, measure: train_error, by: 50}
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    path = tmp_path / "batches.yaml"
+    path.write_text(OWN)
+    return path
+
+
+def order(study: Path | str, folder: Path, seeds: int = 2, threads: int = 1) -> Order:
+    return Order(str(study), "small", seeds, None, None, "cpu", folder, threads)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class StopAfter(Silent):
+    """Presses Ctrl-C after this many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def epoch(self, row: Row, epochs: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+def figures(results: Results) -> list[dict]:
+    return [trial.model_dump(exclude={"seconds"}) for trial in results.trials]
+
+
+def test_stopped_and_gone_on_with_gives_the_identical_table(own, tmp_path):
+    whole = conduct(order(own, tmp_path / "whole"), Silent())
+    for epochs in (1, 2, 4):  # within a trial, within the next, and later
+        with pytest.raises(Interrupted, match="the same command"):
+            conduct(order(own, tmp_path / "parts"), StopAfter(epochs))
+    parts = conduct(order(own, tmp_path / "parts"), Silent())
+    assert figures(parts) == figures(whole)
+    study = find_study(str(own))
+    assert table(study, parts) == table(study, whole)
+    assert len(whole.trials) == 4
+    assert len({trial.measures["train_error"] for trial in whole.trials}) > 1
+
+
+def test_several_processes_give_the_same_figures(own, tmp_path):
+    one = conduct(order(own, tmp_path / "one"), Silent())
+    two = conduct(order(own, tmp_path / "two"), Silent(), jobs=2)
+    assert figures(one) == figures(two)
+
+
+def test_verdicts_of_a_users_own_study_follow_its_figures(own, tmp_path):
+    results = conduct(order(own, tmp_path / "run"), Silent())
+    small, large = (
+        np.mean(
+            [t.measures["train_error"] for t in results.trials if t.arm == f"perceptron {size}"]
+        )
+        for size in ("small", "large")
+    )
+    assert small < large
+    assert [c.verdict for c in results.conclusions] == ["holds", "does not hold"]
+    assert results.conclusions[0].found == f"by {large - small:.1f} points"
+
+
+def test_a_diverged_trial_is_listed_as_failed_and_the_study_goes_on(own, tmp_path):
+    own.write_text(OWN.replace("large: {batch_size: 200}", "large: {optimizer.lr: 1.0e+38}"))
+    results = conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    fine, failed = results.trials
+    assert "train_error" in fine.measures
+    assert "the loss is" in (failed.failed or "")
+    assert not failed.measures
+    assert {c.verdict for c in results.conclusions} == {"not measured"}
+    page = markdown(find_study(str(own)), results)
+    assert "failed: the loss is" in page
+    assert "1, 1 failed" in page
+
+
+def test_budget_stops_between_trials_and_the_same_command_goes_on(own, tmp_path):
+    with pytest.raises(Preempted, match="1 of 4 trials are done"):
+        conduct(order(own, tmp_path / "run"), Silent(), budget_s=0)
+    assert len(list((tmp_path / "run" / "trials").glob("*.json"))) == 1
+    assert len(conduct(order(own, tmp_path / "run"), Silent()).trials) == 4
+
+
+def test_folder_of_another_study_is_refused(own, tmp_path):
+    conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    own.write_text(OWN.replace("length.epochs: 3", "length.epochs: 2"))
+    with pytest.raises(InputError, match="another changes; name a new folder"):
+        conduct(order(own, tmp_path / "run", seeds=1), Silent())
+
+
+def test_more_seeds_keep_those_that_are_done(own, tmp_path):
+    first = conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    both = conduct(order(own, tmp_path / "run", seeds=2), Silent())
+    assert both.trials[:2] == first.trials
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OWN.replace("recipe: quick", "recipe: quik"), "nearest: quick"),
+        (OWN.replace("perceptron: perceptron", "p: perceptrn"), "nearest: perceptron"),
+        (OWN.replace("nets:", "netz:"), "netz.*nearest: nets"),
+        (OWN.replace("better: perceptron small", "better: perceptron smal"), "perceptron small"),
+        (OWN.replace("seeds: 2", "seeds: 0"), "seeds"),
+        ("- 1", "the file"),
+        ("a: [", "batches.yaml"),
+    ],
+)
+def test_what_a_file_cannot_say_is_named(own, text, message):
+    own.write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_study(str(own))
+
+
+def test_wrong_names_get_the_nearest():
+    with pytest.raises(InputError, match="nearest: depth"):
+        find_study("dept")
+    with pytest.raises(InputError, match="No such file"):
+        find_study("nothing.yaml")
+
+
+def test_subsets_are_fixed_and_hold_what_the_set_holds():
+    some, more = (take(Pictures("digits", train=n, test=50), None) for n in (100, 200))
+    keys = [set(source.splits["train"].keys) for source in (some, more)]
+    assert len(keys[0]) == 100
+    assert keys[0] < keys[1]
+    split = some.splits["train"]
+    whole = take(Pictures("digits"), None).splits["train"]
+    place = whole.keys.index(split.keys[7])
+    assert whole.labels[place] == split.labels[7]
+    assert (whole.images[place] == split.images[7]).all()
+
+
+@pytest.mark.parametrize(("option", "name"), [(None, "plain20"), ("A", "resnet20")])
+def test_study_net_of_16_maps_is_the_papers(option, name):
+    ours = net(paper_block(option), 20)(10, 3, (32, 32)).double().eval()
+    papers = create_model(name).double().eval()
+    ours.load_state_dict(papers.state_dict())
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), papers(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("option", "residual"), [(None, False), ("A", True)])
+def test_constructed_net_is_deeper_and_the_same_function(option, residual):
+    shallow = net(paper_block(option), 20, width=4)(10, 3, (16, 16))
+    x = torch.randn(8, 3, 16, 16)
+    shallow.train()(x)  # statistics that are not those of a fresh net
+    deep = construction.deepened(shallow, residual)
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in deep.modules()) == 55
+    torch.testing.assert_close(deep.eval()(x), shallow.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_profiles_are_spread_and_gradient_and_leave_no_trace():
+    network = net(paper_block("A"), 20, width=4)(10, 3, (16, 16))
+    images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 10
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    found = layer_profiles(network.eval(), images, labels)
+    assert not network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert len(found["response"]) == len(found["gradient"]) == 19
+    # The first layer by hand.
+    normed = F.batch_norm(
+        F.conv2d(images, network.conv1.weight, padding=1),
+        None,
+        None,
+        network.bn1.weight,
+        network.bn1.bias,
+        training=True,
+    )
+    assert found["response"][0] == pytest.approx(normed.std().item(), rel=1e-5)
+    F.cross_entropy(network.train()(images), labels).backward()
+    assert found["gradient"][0] == pytest.approx(network.conv1.weight.grad.norm().item(), rel=1e-4)
+
+
+def test_crossing_is_between_passes():
+    curve = [(79.0, 60.0), (158.0, 30.0), (237.0, 20.0)]
+    assert activation._crossing(curve, 25.0) == pytest.approx(2.5)
+    assert activation._crossing(curve, 60.0) == pytest.approx(1.0)
+    assert activation._crossing(curve, 10.0) is None
+
+
+def results_of(errors: dict[str, float], measure: str) -> Results:
+    profile = {"response": [1.0]}
+    trials = [
+        Trial(arm=arm, seed=0, measures={measure: value}, profiles=profile)
+        for arm, value in errors.items()
+    ]
+    return Results(study="x", setting="small", about={}, trials=trials)
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdicts"),
+    [
+        ((58.8, 84.5, 47.3, 51.4), ["holds", "holds", "holds", "does not hold"]),
+        ((58.8, 60.0, 47.3, 59.0), ["does not hold"] * 4),
+        ((58.8, 84.5, 47.3, 45.0), ["holds"] * 4),
+    ],
+)
+def test_depths_verdicts_follow_the_errors(errors, verdicts):
+    arms = ("plain20", "plain56", "resnet20", "resnet56")
+    results = results_of(dict(zip(arms, errors, strict=True)), "train_error")
+    assert [c.verdict for c in depth.conclude(results)][:4] == verdicts
+
+
+def test_activations_factor_is_the_ratio():
+    found = activation.conclude(results_of({"relu": 5.0, "tanh": 21.0}, "epochs"))
+    assert found[0].verdict == "holds"
+    assert found[0].found.startswith("4.2 times")
+    found = activation.conclude(results_of({"relu": 5.0}, "epochs"))
+    assert found[0].verdict == "not measured"
+
+
+def test_every_study_names_its_source_and_can_build_what_it_compares():
+    for study in STUDIES.values():
+        assert study.source
+        assert study.question
+        for setting in study.settings.values():
+            assert setting.minutes
+            names = [arm.name for arm in setting.arms]
+            assert len(set(names)) == len(names)
+            for arm in setting.arms:
+                if arm.build is not None:
+                    with torch.device("meta"):
+                        arm.build(10, 3, (32, 32))(torch.zeros(2, 3, 32, 32))
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "studies"
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_pages_are_those_of_the_committed_results(path, tmp_path):
+    results = Results.model_validate_json(path.read_text("utf-8"))
+    study = STUDIES[results.study]
+    assert [c.model_dump() for c in study.conclude(results)] == [
+        c.model_dump() for c in results.conclusions
+    ]
+    write_pages(study, results, tmp_path)
+    assert (DOCS / f"{path.stem}.md").read_text("utf-8") == (
+        tmp_path / f"{study.name}.md"
+    ).read_text("utf-8")
+
+
+def test_study_verb_prints_table_and_json(own, tmp_path, monkeypatch, capsys):
+    from deepen.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    words = ["deepen", "study", str(own), "--seeds", "1", "--threads", "1"]
+    for extra in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", [*words, *extra])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        shown = capsys.readouterr().out
+        if extra:
+            assert json.loads(shown)["study"] == "batches"
+        else:
+            assert "perceptron small" in shown
+    page = (tmp_path / "studies" / "batches-small" / "report.html").read_text("utf-8")
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")

@@ -1,0 +1,344 @@
+"""Kill it, cut it, fill its disk, take its folder away: the counts of what was noticed and kept.
+
+    python tests/torture/torture.py [PART...]      (make torture; minutes)
+
+PARTS: kills, batches, damage, disk, folder, sigterm; all by default. Each prints its counts on one
+line; the exit status is 1 if one of them is not as promised in docs/exactness.md. The disk that
+fills up and the folder that becomes read-only are small tmpfs mounts: without the right to mount
+those parts say so and fail.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deepen import api
+from deepen.cli import main
+from deepen.errors import WorkError
+from deepen.training.checkpoint import load_checkpoint
+from deepen.training.progress import Row, Silent
+from deepen.verification import digests, verify_resume
+
+CONTEXT = multiprocessing.get_context("forkserver")
+DIGITS = {
+    "data": "digits",
+    "model": "lenet5_relu",
+    "recipe": "quick",
+    "changes": {"length.epochs": 3, "batch_size": 128, "validation": 100},
+}
+FLAGS = [
+    "digits",
+    "--model",
+    "lenet5_relu",
+    "--recipe",
+    "quick",
+    "--epochs",
+    "3",
+    "-b",
+    "128",
+    "--validation",
+    "100",
+]
+
+
+def kills(folder: Path) -> bool:
+    """20 kills x 3 seeds."""
+    changes = {"length.epochs": 8, "batch_size": 32}
+    words = {"data": "digits", "model": "lenet5_relu", "pictures": 256, "kills": 20}
+    found = [verify_resume(**words, changes=changes, seed=seed) for seed in range(3)]
+    different = sum(not each.identical for each in found)
+    total = sum(each.kills + each.kills_in_saves for each in found)
+    inside = [each.kills_in_saves for each in found]
+    runs = sum(each.runs for each in found)
+    print(f"kills: {total} by SIGKILL, inside a save {inside} of 20 each, in {runs} runs of")
+    print(f"       {found[0].trained}: {different} differences")
+    return not different and total == 60 and min(inside) >= 5
+
+
+class KillAt(Silent):
+    """SIGKILL to its own process at a boundary: before the first batch, at each, at an epoch's end.
+
+    The instants of two epochs of four batches: 0 the start, 1 to 4 batches, 5 the end of an epoch.
+    """
+
+    def __init__(self, at: int | None) -> None:
+        self.at, self.seen = at, 0
+
+    def _instant(self) -> None:
+        if self.seen == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.seen += 1
+
+    def start(self, total_images: int, done_images: int) -> None:
+        self._instant()
+
+    def batch(self, images: int, loss: float) -> None:
+        self._instant()
+
+    def epoch(self, row: Row, epochs: int) -> None:
+        self._instant()
+
+
+def train(words: dict, at: int | None = None) -> None:
+    api.train(**words, reporter=KillAt(at))
+
+
+def begin(target: Callable[..., None], *args: object) -> ForkServerProcess:
+    """A call in a process of its own."""
+    child = CONTEXT.Process(target=plainly, args=(target, *args))
+    child.start()
+    return child
+
+
+def plainly(target: Callable[..., None], *args: object) -> None:
+    """Its workers are started as in any other process, not by a server of their own."""
+    multiprocessing.set_start_method(None, force=True)
+    target(*args)
+
+
+def process(target: Callable[..., None], *args: object) -> int | None:
+    """The exit status of a call in a process of its own."""
+    child = begin(target, *args)
+    child.join()
+    return child.exitcode
+
+
+def photos(folder: Path) -> Path:
+    """Two classes of 16 tiny pictures to train on and 4 to validate."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 4)):
+        for name, level in (("dark", 40), ("light", 160)):
+            place = folder / "photos" / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(level, level + 60, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.jpg")
+    return folder / "photos"
+
+
+def batches(folder: Path) -> bool:
+    """A kill at every batch of an epoch and both its ends, with 0, 1 and 4 workers."""
+    words = {
+        "data": str(photos(folder)),
+        "model": "lenet5_relu",
+        "recipe": "quick",
+        "changes": {"length.epochs": 2, "batch_size": 8, "augment.crop": "random_resized"},
+    }
+    assert process(train, {**words, "output": str(folder / "whole"), "workers": 0}) == 0
+    whole = digests(folder / "whole")
+    killed, different = {}, 0
+    for workers in (0, 1, 4):
+        killed[workers] = 0
+        for at in range(11):
+            run = str(folder / f"run-{workers}-{at}")
+            status = process(train, {**words, "output": run, "workers": workers}, at)
+            killed[workers] += status == -signal.SIGKILL
+            assert process(train, {"resume": run, "workers": workers}) == 0
+            different += digests(Path(run)) != whole
+    print(f"batches: kills {killed} (by workers), at the start, at every batch of two epochs of")
+    print(f"       four and at the end of each: {different} differences")
+    return not different and set(killed.values()) == {11}
+
+
+def damage(folder: Path) -> bool:
+    """200 bit flips and 5 truncations of the newest checkpoint, over its three files."""
+    run = api.train(**DIGITS, output=folder / "run").run
+    newest = max((run / "checkpoints").iterdir())
+    before = load_checkpoint(run / "checkpoints").generation - 1
+    rng = random.Random(0)
+    files = sorted(newest.iterdir())
+    named, used = [0, 0], 0
+    for i in range(205):
+        path = files[i % len(files)]
+        sound = path.read_bytes()
+        blob, place = bytearray(sound), rng.randrange(len(sound))
+        if i < 200:
+            blob[place] ^= 1 << rng.randrange(8)
+        else:
+            del blob[place:]
+        path.write_bytes(blob)
+        try:
+            found = load_checkpoint(run / "checkpoints")
+            named[i >= 200] += len(found.damaged) == 1 and str(newest) in found.damaged[0]
+            used += found.generation == before
+        except WorkError as error:
+            print(error)
+        path.write_bytes(sound)
+    print(
+        f"damage: {named[0]} of 200 flipped bits and {named[1]} of 5 truncations found and named, "
+        f"the generation before used {used} times"
+    )
+    return named == [200, 5] and used == 205
+
+
+def command(words: list[str], errors: str) -> None:
+    """`deepen ...` in this process, standard error to a file."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.argv = ["deepen", *words]
+    main()
+
+
+def deepen(*words: object, errors: Path) -> tuple[int | None, list[str]]:
+    """Exit status and the lines of standard error that are deepen's own complaints or worse."""
+    status = process(command, list(map(str, words)), str(errors))
+    return status, complaints(errors)
+
+
+def complaints(errors: Path) -> list[str]:
+    lines = errors.read_text().splitlines()
+    return [line for line in lines if line.startswith(("deepen", "Traceback", "  File", "Exce"))]
+
+
+def litter(run: Path) -> list[Path]:
+    return [path for path in run.rglob("*") if path.name.endswith(".writing")]
+
+
+def is_whole(run: Path) -> bool:
+    """No checkpoint at all, or one of the newest generation."""
+    found = load_checkpoint(run / "checkpoints")
+    return found is None or not found.damaged
+
+
+@contextmanager
+def small_disk(place: Path, size: int) -> Iterator[Path]:
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
+
+
+def disk(folder: Path) -> bool:
+    """A disk that is full at ten points of the run, then is made larger; the run is resumed."""
+    assert deepen("train", *FLAGS, "--output", folder / "whole", errors=folder / "e")[0] == 0
+    whole = digests(folder / "whole")
+    size = sum(-(-p.stat().st_size // 4096) * 4096 for p in (folder / "whole").rglob("*"))
+    good, same = 0, 0
+    for i in range(10):
+        with small_disk(
+            folder / f"disk-{i}", 4096 * max(2, int(size * (i + 0.5) / 10) // 4096)
+        ) as d:
+            run = d / "run"
+            status, lines = deepen("train", *FLAGS, "--output", run, errors=folder / "e")
+            one_line = len(lines) == 1 and "No space left on device" in lines[0]
+            kept = is_whole(run) and not litter(run)
+            good += status == 1 and one_line and kept
+            if not (status == 1 and one_line and kept):
+                print(f"  disk {i}: status {status}, {lines}, litter {litter(run)}")
+            remount(d, "size=64m")
+            words = ("train", *FLAGS, "--output", run, "--resume", "auto")
+            status, lines = deepen(*words, errors=folder / "e")
+            same += status == 0 and digests(run) == whole
+    print(
+        f"disk: full at 10 points of {size:,} bytes (tmpfs): {good} times one line, status 1, the "
+        f"last checkpoint whole and no temporary file; {same} of 10 resumed without a difference"
+    )
+    return good == same == 10
+
+
+class At(Silent):
+    """Calls something at the end of the first epoch."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+
+    def epoch(self, row: Row, epochs: int) -> None:
+        if row["epoch"] == 1:
+            self.call()
+
+
+def folder_lost(folder: Path) -> bool:
+    """A folder that becomes read-only or vanishes in the middle of a run."""
+
+    def read_only(run: Path) -> None:  # a mount of its own: the disk's has files open for writing
+        subprocess.run(["mount", "--bind", run, run], check=True)
+        remount(run, "bind,ro")
+
+    found = {}
+    for name, call in (("read-only", read_only), ("vanished", shutil.rmtree)):
+        run = folder / name
+        try:
+            api.train(**DIGITS, output=run, reporter=At(partial(call, run)))
+        except WorkError as error:
+            found[name] = str(error)
+        if name == "read-only":
+            subprocess.run(["umount", run], check=True)
+            kept = is_whole(run) and (run / "checkpoints" / "000001").is_dir() and not litter(run)
+        else:
+            kept = not run.exists()
+        if not kept:
+            found.pop(name)
+    print(f"folder: {len(found)} of 2 named, nothing lost or left: {'; '.join(found.values())}")
+    return len(found) == 2
+
+
+def sigterm(folder: Path) -> bool:
+    """SIGTERM at 20 instants of the command's life, 4 workers; then one resume."""
+    data = photos(folder)
+    words = ["train", str(data), "--model", "lenet5_relu", "--epochs", "3", "-b", "8", "-j", "4"]
+    began = time.monotonic()
+    assert deepen(*words, "--output", folder / "whole", errors=folder / "e")[0] == 0
+    whole, length = digests(folder / "whole"), time.monotonic() - began
+    rng, slowest, statuses, different = random.Random(0), 0.0, [], 0
+    for i in range(20):
+        run = folder / f"run-{i}"
+        arguments = [*words, "--output", str(run), "--resume", "auto"]
+        child = begin(command, arguments, str(folder / "e"))
+        child.join(0.3 + rng.random() * length)  # the first instants are the fork's
+        sent = time.monotonic()
+        child.terminate()
+        child.join()
+        slowest = max(slowest, time.monotonic() - sent)
+        statuses.append(child.exitcode)
+        status, _ = deepen(*arguments, errors=folder / "e")
+        different += status != 0 or digests(run) != whole
+    ended = {status: statuses.count(status) for status in sorted(set(statuses))}
+    print(
+        f"sigterm: 20 instants of {length:.1f} s, 4 workers: exit statuses {ended} (0: was done),"
+        f" at most {slowest:.1f} s after it; {different} differences once resumed"
+    )
+    return set(statuses) <= {0, 75} and statuses.count(75) >= 10 and slowest < 10 and not different
+
+
+PARTS = {
+    "kills": kills,
+    "batches": batches,
+    "damage": damage,
+    "disk": disk,
+    "folder": folder_lost,
+    "sigterm": sigterm,
+}
+
+if __name__ == "__main__":
+    CONTEXT.set_forkserver_preload(["deepen.verification", "deepen.cli"])
+    failed = []
+    for part in sys.argv[1:] or PARTS:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="deepen-torture-") as name:
+            if not PARTS[part](Path(name)):
+                failed.append(part)
+        print(f"       {time.monotonic() - began:.0f} s", flush=True)
+    print(f"NOT as promised: {', '.join(failed)}" if failed else "all as promised")
+    sys.exit(bool(failed))
