@@ -9,16 +9,14 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deepen.baselines.probe import Kind, Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.loader import Batches
-from deepen.data.preprocess import PictureError, open_picture
+from deepen.data.preprocess import PictureError, open_picture, to_image
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
@@ -63,6 +61,7 @@ def train(
     download: bool = False,
     exclude: Collection[str] = (),
     workers: int | None = None,
+    cache_bytes: int = 0,
     device: str | None = None,
     tune: bool = False,
     reporter: Reporter | None = None,
@@ -87,6 +86,8 @@ def train(
             recipe ImageNet weights.
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
+        cache_bytes: of decoded training pictures kept from epoch to epoch, in a temporary file;
+            the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
         tune: measure which speed settings are the fastest here rather than go by rules; a resumed
             run keeps those that it has.
@@ -131,7 +132,15 @@ def train(
             plan = plan or settle()
         shared = processes.share(plan and plan.shared(), ALONE_TIMEOUT_S)
         plan = plan or same_plan(shared)
-        parts = assemble(plan, where, workers, reporter, processes, tune=tune and run is None)
+        parts = assemble(
+            plan,
+            where,
+            workers,
+            reporter,
+            processes,
+            cache_bytes=cache_bytes,
+            tune=tune and run is None,
+        )
         processes.gather("ready")  # who fails so far fails before anything is written
         for line in filter(None, (parts.origin, parts.size) if run is None else ()):
             reporter.message(line)
@@ -454,12 +463,10 @@ def _mistakes(
 
 def _small_png(pictures: Split, index: int) -> str:
     """At most MISTAKE_PX a side, base64."""
-    if pictures.files is not None:
-        image = open_picture(pictures.files[index])
+    if pictures.images is not None:
+        image = to_image(pictures.images[index])
     else:
-        assert pictures.images is not None
-        array = pictures.images[index]
-        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else np.asarray(array))
+        image = open_picture(pictures.encoded(index))
     image.thumbnail((MISTAKE_PX, MISTAKE_PX))
     data = io.BytesIO()
     image.save(data, "PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -83,6 +84,14 @@ def train(
         int | None,
         typer.Option("--workers", "-j", min=0, help="Decoding processes; the result is the same."),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="Keep decoded pictures of files from epoch to epoch: 500M, 8G; the result is the "
+            "same.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
     tune: Annotated[
         bool,
@@ -118,6 +127,7 @@ def train(
     changes = {key: value for key, value in changes.items() if value is not None}
     changes |= dict(parse_change(word) for word in change or ())
     excluded = _read_list(exclude) if exclude else ()
+    cache_bytes = parse_bytes(cache) if cache else 0
 
     with leaving_at_sigterm():
         from deepen import api  # imports torch
@@ -137,6 +147,7 @@ def train(
             download=download,
             exclude=excluded,
             workers=workers,
+            cache_bytes=cache_bytes,
             device=device,
             tune=tune,
             reporter=Bars(err),
@@ -164,6 +175,15 @@ def parse_change(word: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {word}: write it as KEY=VALUE, optimizer.nesterov=true say")
     return key.strip(), yaml.safe_load(value)
+
+
+def parse_bytes(word: str) -> int:
+    """A number of bytes, with K, M, G or T for powers of 1024."""
+    powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)I?B?", word.strip().upper())
+    if not found:
+        raise InputError(f"--cache {word}: write it as 500M or 8G")
+    return int(float(found[1]) * 1024 ** powers[found[2]])
 
 
 def _read_list(path: Path) -> tuple[str, ...]:

@@ -53,14 +53,8 @@ def take(pictures: Pictures, data_dir: Path | None, download: bool = False) -> P
 def _subset(split: Split, count: int | None) -> Split:
     if count is None or count >= len(split):
         return split
-    kept = permutation(_SUBSET_SEED, 0, len(split))[:count].sort().values.numpy()
-    return Split(
-        split.name,
-        split.labels[kept],
-        tuple(split.keys[i] for i in kept),
-        None if split.images is None else split.images[kept],
-        None if split.files is None else tuple(split.files[i] for i in kept),
-    )
+    kept = permutation(_SUBSET_SEED, 0, len(split))[:count].sort().values
+    return split.take(kept.tolist())
 
 
 class Trained(NamedTuple):

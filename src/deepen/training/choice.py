@@ -169,7 +169,7 @@ def _fitted(source: PictureSet, changes: dict[str, Any], device: str) -> dict[st
     chosen: dict[str, Any] = {}
     if not any(key.startswith("length.") for key in changes):
         chosen["length.epochs"] = _epochs(source, device)
-    if source.splits["train"].files is not None:
+    if source.splits["train"].images is None:
         chosen |= {"augment.crop": "random_resized", "augment.area": [0.25, 1.0]}
     else:
         chosen |= {"augment.crop": "pad", "augment.pad_px": 1 + _height(source) // 16}

@@ -48,6 +48,7 @@ class Parts:
     mean_image: Tensor | None
     device: torch.device
     workers: int | None
+    cache_bytes: int = 0
     processes: Processes = field(default_factory=Processes)
     origin: str = ""
 
@@ -74,6 +75,7 @@ class Parts:
             seed=recipe.seed,
             shuffle=augmented,
             workers=num_workers(self.workers, pictures),
+            cache_bytes=self.cache_bytes if augmented else 0,
             mean_image=self.mean_image,
             device=self.device,
             rank=self.processes.rank,
@@ -142,6 +144,7 @@ def assemble(
     reporter: Reporter,
     processes: Processes | None = None,
     *,
+    cache_bytes: int = 0,
     tune: bool = False,
 ) -> Parts:
     """Build the network from the recipe's seed and settle its preprocessing on the data.
@@ -167,7 +170,9 @@ def assemble(
     network = network.to(device)
     freeze(network, recipe.finetune.freeze)
     alone = processes or Processes()
-    parts = Parts(plan, network, preprocessing, mean_image, device, workers, alone, origin)
+    parts = Parts(
+        plan, network, preprocessing, mean_image, device, workers, cache_bytes, alone, origin
+    )
     if len(stated(recipe)) < len(Settings._fields):
         parts.plan = plan._replace(recipe=_settle(parts, reporter, tune))
     settings = settings_of(parts.plan.recipe)
@@ -193,7 +198,7 @@ def _settle(parts: Parts, reporter: Reporter, tune: bool) -> Recipe:
 
 
 def num_workers(asked: int | None, split: Split) -> int:
-    """As asked; of its own accord a process for each core, for files alone."""
+    """As asked; of its own accord a process for each core, for pictures that must be decoded."""
     if asked is not None:
         return asked
-    return 0 if split.files is None else min(8, os.cpu_count() or 1)
+    return 0 if split.images is not None else min(8, os.cpu_count() or 1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from deepen.data.preprocess import decoder
 from deepen.training.averages import Averages
 from deepen.training.progress import Row
 from deepen.training.speed import Settings
@@ -63,6 +64,7 @@ def machine(device: torch.device, settings: Settings, processes: int) -> dict[st
         "processor": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **settings._asdict(),
+        "decoder": decoder(),
         "processes": processes,
     }
 
