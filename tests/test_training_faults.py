@@ -360,6 +360,7 @@ class Noisy(torch.nn.Module):
         return self.linear(x.flatten(1)) + int.from_bytes(os.urandom(1)) / 256
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
 def test_verify_resume_finds_a_set_up_exact():
     """Three or four processes."""
