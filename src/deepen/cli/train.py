@@ -34,9 +34,7 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            "--recipe", "--config", help="A name of `deepen recipes`, or a YAML file."
-        ),
+        typer.Option("--recipe", "--config", help="A name of `deepen recipes`, or a YAML file."),
     ] = None,
     weights: Annotated[
         str | None,
@@ -74,7 +72,8 @@ def train(
         Path | None, typer.Option(help="Where named data sets lie.", show_default=False)
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a named data set, or ImageNet weights for photos.")
+        bool,
+        typer.Option("--download", help="Fetch a named data set, or ImageNet weights for photos."),
     ] = False,
     exclude: Annotated[
         Path | None,

@@ -185,9 +185,7 @@ def _height(source: PictureSet) -> int:
     return PHOTO_PX if images is None else images.shape[1]
 
 
-def _explain(
-    name: str, source: PictureSet, chosen: dict[str, Any], changes: dict[str, Any]
-) -> str:
+def _explain(name: str, source: PictureSet, chosen: dict[str, Any], changes: dict[str, Any]) -> str:
     epochs = (chosen | changes).get("length.epochs", "as asked")
     crop = "random crops" if chosen["augment.crop"] == "random_resized" else "shifts"
     flips = " and flips" if "augment.flip" in chosen else ""
