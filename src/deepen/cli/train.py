@@ -74,7 +74,7 @@ def train(
     ] = None,
     download: Annotated[
         bool,
-        typer.Option("--download", help="Fetch a named data set, or trained weights for photos."),
+        typer.Option("--download", help="Fetch a named data set, or ImageNet weights for photos."),
     ] = False,
     exclude: Annotated[
         Path | None,

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepen.data.loader import Batch, Batches
 from deepen.data.preprocess import PictureError
-from deepen.errors import InputError, WorkError
+from deepen.errors import Diverged, InputError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.averages import build_averages
 from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
@@ -297,7 +297,7 @@ class Recorder:
 
     def _read(self, value: float, count: int, indices: Tensor, step: int) -> None:
         if not math.isfinite(value):
-            raise WorkError(self._diverged(value, indices, step))
+            raise Diverged(self._diverged(value, indices, step))
         self.state.loss_sum += value * count
         self.state.images += count
         self.reporter.batch(count, value)
