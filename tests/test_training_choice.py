@@ -19,11 +19,11 @@ def pictures(count: int, size: int | None = 32, channels: int = 3) -> PictureSet
     """As many pictures in memory of this size, or photographs."""
     labels = np.zeros(count, np.int64)
     if size is None:
-        split = Split("train", labels, images=None, files=(Path("x.jpg"),) * count)
+        split = Split("train", labels, ("x",) * count, files=(Path("x.jpg"),) * count)
     else:
         view = np.broadcast_to(np.uint8(0), (count, size, size, channels))
-        split = Split("train", labels, images=view, files=None)
-    return PictureSet("some", Path("some"), ("a", "b"), channels, {"train": split}, (), "0")
+        split = Split("train", labels, ("x",) * count, images=view)
+    return PictureSet("some", Path("some"), ("a", "b"), channels, {"train": split})
 
 
 @pytest.mark.parametrize(
