@@ -101,4 +101,4 @@ def test_sizes_are_said():
     """He et al. 2015: 0.27 M parameters; a picture of twice the side takes four times the MACs."""
     words = size_in_words(create_model("resnet20"), (3, 64, 64), "cuda")
     assert words.startswith("269,722 parameters, 162.2 million MACs a picture of 3x64x64")
-    assert "by rule about 10,27" in words  # 5e12 / (3 * 162.2e6)
+    assert "by rule about 30,82" in words  # 15e12 / (3 * 162.2e6)
