@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import signal
@@ -190,6 +191,17 @@ def test_accumulated_gradients_are_the_whole_batchs(parts, mixed):
     assert seen == list(range(10))
     for parameter, expected in zip(net.parameters(), whole, strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_processes_have_equally_many_parts_however_few_pictures(count, parts):
+    """Else one of them would wait for the gradients of the others for ever."""
+    batch = Batch(torch.zeros(count, 1, 2, 2), torch.zeros(count).long(), torch.arange(count))
+    shared = dataclasses.replace(batch, elsewhere=3)
+    pieces = [part for part, _ in micro_batches(shared, parts)]
+    assert len(pieces) == parts
+    assert sum(len(part.labels) for part in pieces) == count
 
 
 def test_an_accumulating_run_is_the_plain_one_within_rounding(tmp_path):

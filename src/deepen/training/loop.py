@@ -191,7 +191,7 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | No
     With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
     Several processes have equally many pieces, of which some may be empty.
     """
-    if parts == 1 or len(batch.labels) < 2:
+    if parts == 1:
         yield batch, None
         return
     count = len(batch.labels)
