@@ -140,7 +140,8 @@ def test_each_takes_two_steps(name):
     recipe = load_recipe(name, changes)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, size, size, channels), np.uint8)
-    split = Split("train", rng.integers(0, 10, 8), images=images, files=None)
+    keys = tuple(map(str, range(8)))
+    split = Split("train", rng.integers(0, 10, 8), keys, images=images)
     prepared = Preprocessing(
         channels=channels,
         size_px=(size, size),

@@ -118,11 +118,12 @@ def train(
     else:
         plan = plan or settle()
         parts = assemble(plan, where, workers)  # fails, if at all, before anything is written
-        for line in filter(None, (parts.origin, parts.size)):
+        about, said = plan.about(), [line for line in (parts.origin, parts.size) if line]
+        for line in said:
             reporter.message(line)
         stem = f"{Path(plan.data).resolve().name}-{plan.model}"
         run = Run.create(None if output is None else Path(output), stem)
-        run.write_json("data.json", plan.about())
+        run.write_json("data.json", {**about, "notes": [*about["notes"], *said]})
         run.write_recipe(plan.recipe)  # last: with it the run has begun
     write_environment(run, where, began, command)
     reporter.message(f"run {run.path}")
