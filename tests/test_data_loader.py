@@ -154,19 +154,35 @@ def test_ranks_share_an_epoch(n, batch_size, world_size, shuffle):
         )
         for rank in range(world_size)
     ]
-    assert len({loader.num_batches for loader in loaders}) == 1
-    assert sum(loader.num_images for loader in loaders) == n
     epochs = [list(loader.epoch(0)) for loader in loaders]
     assert {len(epoch) for epoch in epochs} == {loaders[0].num_batches}
     seen = [index for epoch in epochs for batch in epoch for index in batch.indices.tolist()]
     assert sorted(seen) == list(range(n))
-    # Step for step, the ranks together see the batch that one process of that many would.
-    alone = Batches(split, prep(4, 1), batch_size=batch_size * world_size, **options)
+    # Step for step, the ranks one after another see the batch that one process would.
+    alone = Batches(split, prep(4, 1), batch_size=batch_size, **options)
+    assert loaders[0].num_batches == alone.num_batches
     for step, expected in enumerate(alone.epoch(0)):
         parts = [epoch[step] for epoch in epochs]
-        order = torch.cat([part.indices for part in parts]).argsort()
-        images = torch.cat([part.images for part in parts])[order]
-        assert torch.equal(images, expected.images[expected.indices.argsort()])
+        assert torch.equal(torch.cat([part.indices for part in parts]), expected.indices)
+        assert torch.equal(torch.cat([part.images for part in parts]), expected.images)
+        sizes = [len(part.indices) for part in parts]
+        assert sizes[0] > 0
+        assert max(sizes) - min(sizes) <= 3
+        starts = [sum(sizes[:rank]) for rank in range(world_size)]
+        assert all(start % 2 == 0 for start in starts if start < sum(sizes))  # no pair is parted
+
+
+def test_how_ranks_share_a_batch():
+    """By hand: 14 are 7 pairs, of which three ranks have 3, 2 and 2; 3 of the last are 2, 1, 0."""
+    parts = []
+    for rank in range(3):
+        batches = Batches(in_memory(17), prep(), batch_size=14, rank=rank, world_size=3).epoch(0)
+        parts.append([batch.indices.tolist() for batch in batches])
+    assert parts == [
+        [[0, 1, 2, 3, 4, 5], [14, 15]],
+        [[6, 7, 8, 9], [16]],
+        [[10, 11, 12, 13], []],
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -19,11 +19,11 @@ def pictures(count: int, size: int | None = 32, channels: int = 3) -> PictureSet
     """As many pictures in memory of this size, or photographs."""
     labels = np.zeros(count, np.int64)
     if size is None:
-        split = Split("train", labels, images=None, files=(Path("x.jpg"),) * count)
+        split = Split("train", labels, ("x",) * count, files=(Path("x.jpg"),) * count)
     else:
         view = np.broadcast_to(np.uint8(0), (count, size, size, channels))
-        split = Split("train", labels, images=view, files=None)
-    return PictureSet("some", Path("some"), ("a", "b"), channels, {"train": split}, (), "0")
+        split = Split("train", labels, ("x",) * count, images=view)
+    return PictureSet("some", Path("some"), ("a", "b"), channels, {"train": split})
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_sizes_are_said():
     """He et al. 2015: 0.27 M parameters; a picture of twice the side takes four times the MACs."""
     words = size_in_words(create_model("resnet20"), (3, 64, 64), "cuda")
     assert words.startswith("269,722 parameters, 162.2 million MACs a picture of 3x64x64")
-    assert "by rule about 10,27" in words  # 5e12 / (3 * 162.2e6)
+    assert "by rule about 30,82" in words  # 15e12 / (3 * 162.2e6)

@@ -10,16 +10,14 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deepen.baselines.probe import Kind, Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.loader import Batches
-from deepen.data.preprocess import PictureError, open_picture
+from deepen.data.preprocess import PictureError, open_picture, to_image
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
@@ -27,11 +25,12 @@ from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
 from deepen.files import write_whole
 from deepen.report.page import write_report
+from deepen.training.distributed import ALONE_TIMEOUT_S, join, restartable, restarted
 from deepen.training.environment import write_environment
 from deepen.training.loop import fit
 from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.parts import Parts, assemble, num_workers
-from deepen.training.plan import Plan, new_plan, newest_run, old_plan
+from deepen.training.plan import Plan, new_plan, newest_run, old_plan, same_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
 from deepen.training.search import Found, Order, Pruner, space_of
@@ -65,7 +64,9 @@ def train(
     download: bool = False,
     exclude: Collection[str] = (),
     workers: int | None = None,
+    cache_bytes: int = 0,
     device: str | None = None,
+    tune: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> Trained:
@@ -88,53 +89,81 @@ def train(
             recipe ImageNet weights.
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
+        cache_bytes: of decoded training pictures kept from epoch to epoch, in a temporary file;
+            the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
-        reporter: shown what happens.
+        tune: measure which speed settings are the fastest here rather than go by rules; a resumed
+            run keeps those that it has.
+        reporter: shown what happens; of several processes under torchrun, the first's.
         command: kept in environment.json.
+
+    Returns:
+        The same in each of several processes; the first alone has written.
 
     Raises:
         DeepenError: whatever can be said in one line; see its subclasses.
     """
-    reporter = reporter or Silent()
-    began, where = time.time(), pick_device(device)
-    first = {
-        "weights": None if weights is None else str(weights),
-        "init_from": None if init_from is None else str(init_from),
-    }
+    began = time.time()
+    with join() as processes:
+        if resume is None and output is None and restartable():
+            raise InputError("torchrun --max-restarts needs --output RUN, to find it again")
+        if restarted():
+            resume = resume or "auto"
+        first = processes.rank == 0
+        reporter = (reporter if first else None) or Silent()
+        where = processes.place(pick_device(device))
+        begin = {
+            "weights": None if weights is None else str(weights),
+            "init_from": None if init_from is None else str(init_from),
+        }
 
-    def settle() -> Plan:
-        words = (data, model, recipe, changes, data_dir, download, exclude, reporter)
-        return new_plan(*words, **first, device=where.type)
+        def settle() -> Plan:
+            words = (data, model, recipe, changes, data_dir, download, exclude, reporter)
+            return new_plan(*words, **begin, device=where.type)
 
-    plan, run = None, None
-    if resume == "auto" and output is None and data is not None:
-        plan = settle()
-        run = _newest(plan.identity(), reporter)
-    elif resume is not None:
-        run = _run_to_resume(resume, model, output, reporter)
-    if run is not None:
-        plan = plan or old_plan(run, data, model, recipe, changes, data_dir, exclude, **first)
-        parts = assemble(plan, where, workers)
-    else:
-        plan = plan or settle()
-        parts = assemble(plan, where, workers)  # fails, if at all, before anything is written
-        about, said = plan.about(), [line for line in (parts.origin, parts.size) if line]
+        plan, run = None, None
+        if first:
+            if resume == "auto" and output is None and data is not None:
+                plan = settle()
+                run = _newest(plan.identity(), reporter)
+            elif resume is not None:
+                run = _run_to_resume(resume, model, output, reporter)
+            if plan is None and run is not None:
+                plan = old_plan(run, data, model, recipe, changes, data_dir, exclude, **begin)
+            elif plan is not None and run is not None:
+                plan = plan._replace(recipe=run.read_recipe())
+            plan = plan or settle()
+        shared = processes.share(plan and plan.shared(), ALONE_TIMEOUT_S)
+        plan = plan or same_plan(shared)
+        parts = assemble(
+            plan,
+            where,
+            workers,
+            reporter,
+            processes,
+            cache_bytes=cache_bytes,
+            tune=tune and run is None,
+        )
+        processes.gather("ready")  # who fails so far fails before anything is written
+        said = [line for line in (parts.origin, parts.size) if line and run is None]
         for line in said:
             reporter.message(line)
-        stem = f"{Path(plan.data).resolve().name}-{plan.model}"
-        run = Run.create(None if output is None else Path(output), stem)
-        run.write_json("data.json", {**about, "notes": [*about["notes"], *said]})
-        run.write_recipe(plan.recipe)  # last: with it the run has begun
-    write_environment(run, where, began, command)
-    reporter.message(f"run {run.path}")
-    state = fit(parts.job(run), reporter, resume=resume is not None)
-    rates = [rate for row in state.history if (rate := row["images_per_s"])]
-    if rates:
-        reporter.message(f"measured {statistics.median(rates):,.0f} images/s in training")
-    trained = _test(run, parts, state, reporter)
-    write_environment(run, where, began, command, seconds=time.time() - began)
-    write_report(run.path)
-    return trained
+        if run is None and first:
+            run = _new_run(parts.plan, output, said)
+        run = Run(Path(processes.share(first and str(run and run.path))))
+        if first:
+            write_environment(run, where, began, command, processes.size)
+        reporter.message(f"run {run.path}")
+        state = fit(parts.job(run), reporter, resume=resume is not None)
+        rates = [rate for row in state.history if (rate := row["images_per_s"])]
+        if rates:
+            reporter.message(f"measured {statistics.median(rates):,.0f} images/s in training")
+        trained = _test(run, parts, state, reporter)
+        if first:
+            seconds = time.time() - began
+            write_environment(run, where, began, command, processes.size, seconds)
+            write_report(run.path)
+        return trained
 
 
 class Searched(NamedTuple):
@@ -330,9 +359,9 @@ def find_lr(
     """
     reporter = reporter or Silent()
     plan = new_plan(data, model, recipe, changes, data_dir, download, (), reporter)
-    parts = assemble(plan, pick_device(device), workers)
-    batches = parts.batches("train", augmented=True)
-    return sweep(parts.network, batches, plan.recipe, lowest=lowest, highest=highest, steps=steps)
+    parts = assemble(plan, pick_device(device), workers, reporter)
+    settled = parts.plan.recipe
+    return sweep(parts.network, parts.train, settled, lowest=lowest, highest=highest, steps=steps)
 
 
 def probe(
@@ -455,20 +484,30 @@ def _said(run: Run | None, reporter: Reporter) -> Run | None:
     return run
 
 
+def _new_run(plan: Plan, output: str | Path | None, notes: list[str]) -> Run:
+    stem = f"{Path(plan.data).resolve().name}-{plan.model}"
+    run = Run.create(None if output is None else Path(output), stem)
+    about = plan.about()
+    run.write_json("data.json", {**about, "notes": [*about["notes"], *notes]})
+    run.write_recipe(plan.recipe)  # last: with it the run has begun
+    return run
+
+
 def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     """Score the chosen weights on the test split (the validation split where there is none)."""
-    source, chosen = parts.plan.source, run.path / "best.safetensors"
+    source, chosen, processes = parts.plan.source, run.path / "best.safetensors", parts.processes
     split = _splits(source, None)[0]
-    loaded = load_weights(chosen, model=parts.plan.model)
-    parts.network.load_state_dict(loaded.model.state_dict())
+    loaded = load_weights(chosen, model=parts.plan.model) if processes.rank == 0 else None
+    if loaded is not None:
+        parts.network.load_state_dict(loaded.model.state_dict())
+    processes.share_tensors(parts.network.state_dict())
     found = predict_logits(
-        parts.network, parts.batches(split).epoch(0), device=parts.device, amp=parts.plan.recipe.amp
+        parts.network,
+        processes.together(parts.batches(split).epoch(0)),
+        device=parts.device,
+        amp=bool(parts.plan.recipe.amp),
+        gather=processes.gather_predictions,
     )
-    for error in found.bad:
-        if error.path not in state.bad:
-            state.bad[error.path] = error.reason
-            reporter.message(f"left out: {error}")
-    run.write_bad(state.bad)
     protocol = parts.protocol(split, len(found.labels))
     scores = score(
         found.logits,
@@ -478,6 +517,14 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
         protocol=protocol,
         num_skipped=len(found.bad),
     )
+    trained = Trained(run.path, split, scores)
+    if loaded is None:
+        return trained
+    for error in found.bad:
+        if error.path not in state.bad:
+            state.bad[error.path] = error.reason
+            reporter.message(f"left out: {error}")
+    run.write_bad(state.bad)
     numbers = {"top1": scores.top1, "loss": scores.loss}
     card = loaded.card.model_copy(update={"protocol": protocol, "score": numbers})
     save_weights(chosen, parts.network, card, parts.mean_image)
@@ -486,7 +533,7 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
     run.write_json("mistakes.json", _mistakes(found, source, split, card.temperature))
     words = _choice_in_words(state.best_epoch, split)
     run.write_json("scores.json", {"split": split, "choice": words, "scores": scores.model_dump()})
-    return Trained(run.path, split, scores)
+    return trained
 
 
 def _choice_in_words(best_epoch: int, split: str) -> str:
@@ -522,12 +569,10 @@ def _mistakes(
 
 def _small_png(pictures: Split, index: int) -> str:
     """At most MISTAKE_PX a side, base64."""
-    if pictures.files is not None:
-        image = open_picture(pictures.files[index])
+    if pictures.images is not None:
+        image = to_image(pictures.images[index])
     else:
-        assert pictures.images is not None
-        array = pictures.images[index]
-        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else np.asarray(array))
+        image = open_picture(pictures.encoded(index))
     image.thumbnail((MISTAKE_PX, MISTAKE_PX))
     data = io.BytesIO()
     image.save(data, "PNG")

@@ -77,7 +77,8 @@ def main() -> None:
     except DeepenError as error:
         if debug:
             raise
-        complain(str(error))
+        if str(error):  # of several processes one says it
+            complain(str(error))
         status = error.exit_status
     except UsageError as error:
         context = getattr(error, "ctx", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", help="Pictures a step.")
+        int | None, typer.Option("--batch-size", "-b", help="Pictures a step, in all processes.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
@@ -83,7 +84,23 @@ def train(
         int | None,
         typer.Option("--workers", "-j", min=0, help="Decoding processes; the result is the same."),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="Keep decoded pictures of files from epoch to epoch: 500M, 8G; the result is the "
+            "same.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure which memory format, precision and compiling are the fastest here, and "
+            "keep the choice in the recipe.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="The run folder; default runs/DATA-MODEL-NUMBER.")
     ] = None,
@@ -110,9 +127,11 @@ def train(
     changes = {key: value for key, value in changes.items() if value is not None}
     changes |= dict(parse_change(word) for word in change or ())
     excluded = _read_list(exclude) if exclude else ()
+    cache_bytes = parse_bytes(cache) if cache else 0
 
     with leaving_at_sigterm():
         from deepen import api  # imports torch
+        from deepen.training.distributed import speaks
         from deepen.training.progress import Bars
 
         trained = api.train(
@@ -128,10 +147,14 @@ def train(
             download=download,
             exclude=excluded,
             workers=workers,
+            cache_bytes=cache_bytes,
             device=device,
+            tune=tune,
             reporter=Bars(err),
             command=shlex.join(["deepen", *sys.argv[1:]]),
         )
+    if not speaks():
+        return
     scores = trained.scores
     if as_json:
         document = {"run": str(trained.run), "split": trained.split, **scores.model_dump()}
@@ -152,6 +175,15 @@ def parse_change(word: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {word}: write it as KEY=VALUE, optimizer.nesterov=true say")
     return key.strip(), yaml.safe_load(value)
+
+
+def parse_bytes(word: str) -> int:
+    """A number of bytes, with K, M, G or T for powers of 1024."""
+    powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)I?B?", word.strip().upper())
+    if not found:
+        raise InputError(f"--cache {word}: write it as 500M or 8G")
+    return int(float(found[1]) * 1024 ** powers[found[2]])
 
 
 def _read_list(path: Path) -> tuple[str, ...]:

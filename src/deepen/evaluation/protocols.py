@@ -38,6 +38,7 @@ def predict_logits(
     device: torch.device | str,
     amp: bool = False,
     progress: Callable[[int], object] | None = None,
+    gather: Callable[[Predictions], Predictions] | None = None,
 ) -> Predictions:
     """One forward pass over each picture, in evaluation mode; the model's own mode is put back.
 
@@ -47,6 +48,7 @@ def predict_logits(
         device: where the forward passes run.
         amp: bfloat16 autocast.
         progress: called after each batch with the number of pictures it had, bad ones too.
+        gather: puts the parts of several processes together.
 
     Raises:
         InputError: not one picture could be decoded.
@@ -71,12 +73,18 @@ def predict_logits(
                     progress(len(batch.labels) + len(batch.bad))
     finally:
         model.train(was_training)
-    if not logits:
+    found = Predictions(
+        torch.cat(logits).cpu() if logits else torch.empty(0, 0),
+        torch.cat(labels).cpu() if labels else torch.empty(0, dtype=torch.int64),
+        torch.cat(indices).cpu() if indices else torch.empty(0, dtype=torch.int64),
+        tuple(bad),
+    )
+    if gather is not None:
+        found = gather(found)
+    if not len(found.labels):
         first = f"; the first: {bad[0]}" if bad else ""
         raise InputError(f"none of {len(bad)} pictures could be decoded{first}")
-    return Predictions(
-        torch.cat(logits).cpu(), torch.cat(labels).cpu(), torch.cat(indices).cpu(), tuple(bad)
-    )
+    return found
 
 
 def describe_one_crop(

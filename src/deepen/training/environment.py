@@ -16,7 +16,12 @@ from deepen.training.run import Run
 
 
 def write_environment(
-    run: Run, device: torch.device, began: float, command: str, seconds: float | None = None
+    run: Run,
+    device: torch.device,
+    began: float,
+    command: str,
+    processes: int = 1,
+    seconds: float | None = None,
 ) -> None:
     """Write environment.json; `seconds` once the run has ended."""
     run.write_json(
@@ -24,6 +29,7 @@ def write_environment(
         {
             "command": command,
             **about_machine(device),
+            "processes": processes,
             "started": datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(
                 "T", "seconds"
             ),

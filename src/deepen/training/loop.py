@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +20,15 @@ from deepen.errors import Diverged, InputError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.averages import build_averages
 from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
+from deepen.training.distributed import Processes
 from deepen.training.finetuning import train_mode
 from deepen.training.identity import differences
 from deepen.training.optimizer import Objective, build_optimizer, build_scheduler
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
-from deepen.training.run import Run
+from deepen.training.resident import ResidentSteps
+from deepen.training.run import Board, Run
+from deepen.training.speed import forward_of, keep_memory, settings_of
 from deepen.training.state import State, machine, pack, unpack
 from deepen.training.stop import StopRequest
 
@@ -42,6 +46,7 @@ class Job:
         device: where the steps run.
         save_weights: writes a network to the run folder under a name, with the scores of this row.
         identity: what a checkpoint to go on from must agree with.
+        processes: those that train it together; the first alone writes.
     """
 
     model: nn.Module
@@ -52,6 +57,7 @@ class Job:
     device: torch.device
     save_weights: Callable[[str, Row, nn.Module], None]
     identity: dict[str, Any] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
 
 
 def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
@@ -59,14 +65,23 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
 
     Writes metrics, weights and a checkpoint after every epoch, and a checkpoint when it is asked to
     stop. With `resume` it goes on from the newest whole checkpoint; on the same machine, torch,
-    threads and memory format it ends with the same bits as a run that was never stopped.
+    threads and settings (`deepen.training.speed`) it ends with the same bits as a run that was
+    never stopped.
 
     Raises:
         WorkError: the loss became NaN or infinite, or something could not be written.
         InputError: too many pictures could not be decoded, or the checkpoint is another run's.
         Interrupted, Preempted: Ctrl-C or SIGTERM; the run has been saved.
     """
-    recipe, model, train = job.recipe, job.model, job.train
+    with StopRequest(shared=job.processes.size > 1) as stop:
+        return deque(course(job, reporter, stop, resume=resume), maxlen=1).pop()
+
+
+def course(
+    job: Job, reporter: Reporter, stop: StopRequest, *, resume: bool = False
+) -> Generator[State, None, None]:
+    """`fit`, a step at a time: where the run stands after each, and at its end."""
+    recipe, model, train, processes = job.recipe, job.model, job.train, job.processes
     total_steps, epochs = length(recipe, train.num_batches)
     optimizer = build_optimizer(model, recipe.optimizer, recipe.finetune.lr_decay)
     scheduler = build_scheduler(optimizer, recipe.schedule, total_steps)
@@ -74,9 +89,11 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
     objective = Objective(recipe.loss)
     averages = build_averages(model, recipe.ema)
     shown = model if averages is None else averages.model  # what is evaluated and saved
-    precision = torch.autocast(job.device.type, torch.bfloat16) if recipe.amp else nullcontext()
-    here = machine(job.device, recipe.channels_last)
+    settings = settings_of(recipe)
+    precision = torch.autocast(job.device.type, torch.bfloat16) if settings.amp else nullcontext()
+    here = machine(job.device, settings, processes.size)
     state = State()
+    keep_memory()
 
     def save() -> None:
         tensors, plain = pack(model, optimizer, scheduler, averages, state)
@@ -84,28 +101,56 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
             job.run.checkpoints, tensors, {**plain, "machine": here, "run": job.identity}
         )
 
-    if resume and (found := load_checkpoint(job.run.checkpoints)) is not None:
+    found = load_checkpoint(job.run.checkpoints) if resume and processes.rank == 0 else None
+    if (found := processes.share_checkpoint(found)) is not None:
         for difference in differences(found.state["run"], job.identity):
             raise InputError(f"--resume {job.run.path}: its checkpoint's {difference}")
-        tidy(job.run.checkpoints, found.generation)
+        if processes.rank == 0:
+            tidy(job.run.checkpoints, found.generation)
         state = unpack(found.tensors, found.state, model, optimizer, scheduler, averages)
         for line in (*found.damaged, *_differences(found.state["machine"], here)):
             reporter.message(line)
 
+    def loss_of(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, Tensor]:
+        return combine(outputs, targets, objective, model)
+
+    def advance() -> None:
+        state.batch += 1
+        state.step += 1
+        if per_step:
+            scheduler.step()
+
+    forward = forward_of(processes.wrap(model), settings)
+    resident = None
+    if settings.cuda_graph:
+        resident = ResidentSteps(
+            model, forward, loss_of, optimizer, recipe, train, precision, reporter.message
+        )
     reporter.start(epochs * train.num_images, state.epoch * train.num_images + state.images)
-    with StopRequest() as stop, job.run.tensorboard(state.step) as board, _closing(reporter):
+    with _board(job, state) as board, _closing(reporter):
         while state.epoch < epochs and not state.stopped_early:
             train_mode(model, recipe.finetune.freeze)
             began = time.perf_counter()
             recorder = Recorder(job, state, reporter)
-            for batch in train.epoch(state.epoch, start=state.batch):
+            if resident is not None:  # the full batches; what is left over is taken below
+                first = state.batch
+                resident.begin(state.epoch, first)
+                while state.batch < resident.num_batches and state.step < total_steps:
+                    if stop.signal is not None:
+                        break
+                    resident.step()
+                    advance()
+                    yield state
+                recorder.add_resident(resident, first)
+            for batch in processes.together(train.epoch(state.epoch, start=state.batch), stop):
                 if stop.signal is not None or state.step == total_steps:
                     break
-                if len(batch.labels):
+                if len(batch.labels) or batch.elsewhere:
+                    processes.seed(recipe.seed, state.step)
                     for part, share in micro_batches(batch, recipe.accumulate):
                         with precision:
-                            outputs = model(part.images)
-                        logits, loss = combine(outputs, part.targets, objective, model)
+                            outputs = forward(part.images)
+                        logits, loss = loss_of(outputs, part.targets)
                         recorder.add(part, logits, loss)
                         loss.backward(share)
                     if recipe.clip_norm is not None:
@@ -116,41 +161,45 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                         averages.update(state.step)
                 if batch.bad:
                     recorder.note_bad(batch.bad, training=True)
-                state.batch += 1
-                state.step += 1
-                if per_step:
-                    scheduler.step()
+                advance()
+                yield state
             recorder.flush()
             state.seconds += time.perf_counter() - began
             row = _end_epoch(job, shown, state, scheduler, stop, recorder)
             if row is None:
-                save()
+                if processes.rank == 0:
+                    save()
+                processes.gather("saved")
                 raise stop.error(f"saved; go on with --resume {job.run.path}")
-            job.run.write_metrics(state.history)
-            job.run.write_bad(state.bad)
-            board.add(row)
-            job.save_weights("last", row, shown)
-            if state.best_epoch in (0, state.epoch):
-                job.save_weights("best", row, shown)
-            save()
+            if board is not None:
+                job.run.write_metrics(state.history)
+                job.run.write_bad(state.bad)
+                board.add(row)
+                job.save_weights("last", row, shown)
+                if state.best_epoch in (0, state.epoch):
+                    job.save_weights("best", row, shown)
+                save()
             reporter.epoch(row, epochs)
         if stop.signal is not None:  # it came while the last checkpoint was written
             raise stop.error(f"trained and saved; score it with --resume {job.run.path}")
-    return state
+    yield state
 
 
 def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | None]]:
     """Up to `parts` pieces of a batch, each with its share of the pictures (None: all of them).
 
     With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
+    Several processes have equally many pieces, of which some may be empty.
     """
-    if parts == 1:
+    if parts == 1 or len(batch.labels) < 2:
         yield batch, None
         return
-    size = math.ceil(len(batch.labels) / parts)
-    for start in range(0, len(batch.labels), size):
+    count = len(batch.labels)
+    size = max(1, math.ceil(count / parts))
+    for start in range(0, parts * size, size):
         part = batch[start : start + size]
-        yield part, batch.images.new_tensor(len(part.labels) / len(batch.labels))
+        if len(part.labels) or batch.elsewhere:
+            yield part, batch.images.new_tensor(len(part.labels) / max(1, count))
 
 
 def combine(
@@ -159,9 +208,11 @@ def combine(
     """Logits (B, K) and the loss of what a network in training hands out.
 
     Auxiliary classifiers, where it has some, add their losses with the network's own weight
-    (Szegedy et al. 2014, section 5: 0.3).
+    (Szegedy et al. 2014, section 5: 0.3). A process that has no picture of the batch has a 0.
     """
     if isinstance(outputs, Tensor):
+        if not len(targets):
+            return outputs, outputs
         return outputs, objective(outputs, targets)
     logits, *auxiliary = outputs
     extra = sum((objective(each, targets) for each in auxiliary), logits.new_zeros(()))
@@ -183,14 +234,16 @@ class Recorder:
     """Sums up loss and hits, and stops the run at a loss that is no number.
 
     On the CPU it reads each loss before the step is taken; elsewhere reading would make the device
-    wait, so losses are read fifty at a time. Hits are always counted fifty steps at a time.
+    wait, so losses are read fifty at a time, as those of several processes are. Hits are always
+    counted fifty steps at a time.
     """
 
     EVERY = 50
 
     def __init__(self, job: Job, state: State, reporter: Reporter) -> None:
         self.job, self.state, self.reporter = job, state, reporter
-        self.at_once = job.device.type == "cpu"
+        self.at_once = job.device.type == "cpu" and job.processes.size == 1
+        self.steps = 0  # not summed up yet
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.unread: list[tuple[Tensor, Tensor, int]] = []  # loss, indices, step
@@ -198,13 +251,25 @@ class Recorder:
     def add(self, batch: Batch, logits: Tensor, loss: Tensor) -> None:
         """Note a step: logits (B, K) and the mean loss of the batch."""
         if self.at_once:
-            self._read(loss.item(), batch.indices, self.state.step)
+            self._read(loss.item(), len(batch.indices), batch.indices, self.state.step)
         else:
             self.unread.append((loss.detach(), batch.indices, self.state.step))
-        self.logits.append(logits.detach())
-        self.labels.append(batch.labels)
-        if len(self.labels) == self.EVERY:
+        if len(batch.labels):
+            self.logits.append(logits.detach())
+            self.labels.append(batch.labels)
+        self.steps += 1
+        if self.steps == self.EVERY:
             self.flush()
+
+    def add_resident(self, steps: ResidentSteps, first: int) -> None:
+        """Note the steps from batch `first` on that `steps` took, and wait for them."""
+        size = self.job.train.batch_size
+        for batch in range(first, self.state.batch):
+            indices = steps.order[batch * size : (batch + 1) * size]
+            step = self.state.step - (self.state.batch - batch)
+            self.unread.append((steps.losses[batch], indices, step))
+        self.flush()
+        self.state.correct += int(steps.hits)
 
     def flush(self) -> None:
         """Bring the state up to date.
@@ -214,21 +279,25 @@ class Recorder:
         """
         if self.unread:
             losses, indices, steps = zip(*self.unread, strict=True)
-            for value, places, step in zip(
-                torch.stack(losses).tolist(), indices, steps, strict=True
-            ):
-                self._read(value, places, step)
+            counts = torch.tensor([len(places) for places in indices])
+            means = self.job.processes.mean(torch.stack(losses).double().cpu(), counts)
+            values, totals = (each.tolist() for each in means)
+            for value, count, places, step in zip(values, totals, indices, steps, strict=True):
+                self._read(value, count, places, step)
+        correct = 0
         if self.labels:
             predicted = torch.cat(self.logits).argmax(1)
-            self.state.correct += int((predicted == torch.cat(self.labels)).sum())
+            correct = int((predicted == torch.cat(self.labels)).sum())
+        if self.steps:
+            self.state.correct += self.job.processes.total(correct)
+        self.steps = 0
         self.unread.clear()
         self.logits.clear()
         self.labels.clear()
 
-    def _read(self, value: float, indices: Tensor, step: int) -> None:
+    def _read(self, value: float, count: int, indices: Tensor, step: int) -> None:
         if not math.isfinite(value):
             raise Diverged(self._diverged(value, indices, step))
-        count = len(indices)
         self.state.loss_sum += value * count
         self.state.images += count
         self.reporter.batch(count, value)
@@ -254,7 +323,8 @@ class Recorder:
 
     def _diverged(self, value: float, indices: Tensor, step: int) -> str:
         split = self.job.train.split
-        names = [split.key(i) for i in indices.tolist()]
+        parts = self.job.processes.gather(indices.tolist())
+        names = [split.key(i) for part in parts for i in part]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
             f"the loss is {value} in epoch {self.state.epoch + 1}, step {step + 1}; "
@@ -286,12 +356,17 @@ def _end_epoch(
         "seconds": state.seconds,
     }
     if job.validation is not None:
-        batches = _until(stop, job.validation.epoch(0))
-        found = predict_logits(shown, batches, device=job.device, amp=job.recipe.amp)
+        for network in dict.fromkeys((job.model, shown)):  # a set has no order
+            job.processes.share_tensors(dict(network.named_buffers()))
+        batches = _until(stop, job.processes.together(job.validation.epoch(0), stop))
+        gather = job.processes.gather_predictions
+        found = predict_logits(
+            shown, batches, device=job.device, amp=bool(job.recipe.amp), gather=gather
+        )
         if stop.signal is not None:
             return None
         recorder.note_bad(found.bad, training=False)
-        row |= _validation_scores(job, found.logits, found.labels)
+        row |= job.processes.share(_validation_scores(job, found.logits, found.labels))
         assert row["eval_loss"] is not None and row["eval_top1"] is not None
         if (row["eval_top1"], -row["eval_loss"]) > (state.best_top1, -state.best_loss):
             state.best_top1, state.best_loss = row["eval_top1"], row["eval_loss"]
@@ -326,9 +401,17 @@ def _until(stop: StopRequest, batches: Iterator[Batch]) -> Iterator[Batch]:
             return
 
 
+def _board(job: Job, state: State) -> AbstractContextManager[Board | None]:
+    """TensorBoard's, in the one process that writes."""
+    return job.run.tensorboard(state.step) if job.processes.rank == 0 else nullcontext()
+
+
 def _differences(saved: dict[str, object], here: dict[str, object]) -> list[str]:
+    saved = {"processes": 1, **saved}
     changed = [
-        f"{key} {saved.get(key)} -> {here[key]}" for key in here if saved.get(key) != here[key]
+        f"{key} {saved.get(key)} -> {here[key]}"
+        for key in here
+        if saved.get(key, False) != here[key]
     ]
     return [f"resumed under another {', '.join(changed)}: no longer bit-exact"] if changed else []
 

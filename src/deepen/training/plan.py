@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from deepen.errors import InputError, WorkError
 from deepen.models import get_architecture
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.choice import PRETRAINED, choose
-from deepen.training.identity import differences, identity
+from deepen.training.identity import differences, fields_of, identity
 from deepen.training.initialization import Start, read_start
 from deepen.training.progress import Reporter
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
@@ -65,6 +66,45 @@ class Plan(NamedTuple):
         source = self.source
         start = None if self.start is None else self.start.sha256
         return identity(self.model, source.classes, source.fingerprint, self.recipe, start)
+
+    def shared(self) -> dict[str, Any]:
+        """What another process needs in order to make the same plan."""
+        return {
+            "data": self.data,
+            "data_dir": self.data_dir,
+            "excluded": list(self.excluded),
+            "model": self.model,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "fingerprint": self.source.fingerprint,
+            "start": None if self.start is None else self.start.about(),
+        }
+
+
+def same_plan(shared: dict[str, Any]) -> Plan:
+    """The plan of another process, on this one's copy of the data.
+
+    Raises:
+        InputError: this process sees no data there, or others.
+    """
+    recipe = Recipe.model_validate(shared["recipe"])
+    source = open_source(
+        shared["data"],
+        data_dir=None if shared["data_dir"] is None else Path(shared["data_dir"]),
+        validation=recipe.validation,
+        exclude=shared["excluded"],
+    )
+    if source.fingerprint != shared["fingerprint"]:
+        raise InputError(
+            f"data {shared['data']}: {socket.gethostname()} has other pictures there than the "
+            "machine of process 0"
+        )
+    model, begun, start = shared["model"], shared["start"], None
+    if begun is not None:
+        start = read_start(begun["path"], model, whole=begun["whole"])
+        if start.sha256 != begun["sha256"]:
+            raise InputError(f"{begun['path']}: {socket.gethostname()} has another file there")
+    excluded = tuple(shared["excluded"])
+    return Plan(shared["data"], shared["data_dir"], excluded, model, recipe, source, (), start)
 
 
 def new_plan(
@@ -161,7 +201,7 @@ def old_plan(
     if recipe is not None or changes:
         base = settled.model_dump() if recipe is None else load_recipe(recipe).model_dump()
         wanted = build_recipe(recipe or "of the run", base, changes)
-        asked["recipe"] = wanted.model_dump(mode="json")
+        asked["recipe"] = fields_of(wanted)
     begun = {**run.identity(), "excluded": sorted(about["excluded"])}
     for difference in differences(begun, asked):
         raise InputError(f"--resume {run.path}: its {difference}")

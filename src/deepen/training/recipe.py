@@ -227,8 +227,11 @@ class Recipe(Block):
     )  # epochs without a better one on validation
     accumulate: int = Field(default=1, ge=1)  # parts a batch goes through the network in
     clip_norm: float | None = Field(default=None, gt=0)
-    amp: bool = False  # bfloat16 autocast
-    channels_last: bool = True
+    # How it computes; left out, deepen chooses (deepen.training.speed)
+    amp: bool | None = None  # bfloat16 autocast
+    channels_last: bool | None = None
+    compile: bool | None = None
+    cuda_graph: bool | None = None
     max_bad_pictures: float = Field(
         default=0.05, ge=0, le=1
     )  # share of the files, above it the run stops

@@ -25,7 +25,7 @@ from deepen.training.identity import differences
 from deepen.training.loop import fit
 from deepen.training.parts import assemble
 from deepen.training.plan import Plan
-from deepen.training.progress import Reporter, Row
+from deepen.training.progress import Reporter, Row, Silent
 from deepen.training.recipe import Recipe, Span, build_recipe
 from deepen.training.run import Run
 
@@ -193,10 +193,10 @@ def _train(
     """Train one setting; top-1 of its best epoch on the validation pictures."""
     recipe = build_recipe("of the search", order.plan.recipe.model_dump(), values)
     plan = order.plan._replace(recipe=recipe)
-    parts = assemble(plan, device, workers)
+    parts = assemble(plan, device, workers, Silent())  # speed settings: said once is enough
     run = Run.create(order.folder / "trials" / f"{trial.number:04d}", "")
-    run.write_json("data.json", plan.about())
-    run.write_recipe(recipe)
+    run.write_json("data.json", parts.plan.about())
+    run.write_recipe(parts.plan.recipe)
     began = time.time()
     write_environment(run, device, began, order.command)
     trial.set_user_attr("run", run.path.as_posix())

@@ -16,9 +16,18 @@ class StopRequest:
     """While entered, SIGINT and SIGTERM set a flag; a second Ctrl-C no longer waits.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
+
+    Args:
+        shared: of several processes that stop together: `signal` is set when all have agreed.
+
+    Attributes:
+        asked: the signal that this process got.
+        signal: the signal to stop at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shared = shared
+        self.asked: int | None = None
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -38,9 +47,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == signal.SIGINT == number:
+        if self.asked == signal.SIGINT == number:
             raise KeyboardInterrupt
-        self.signal = number
+        self.asked = number
+        if not self.shared:
+            self.signal = number
 
     def error(self, advice: str) -> DeepenError:
         """What to raise once all is saved."""
