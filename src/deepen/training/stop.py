@@ -76,9 +76,11 @@ def leaving_at_sigterm() -> Iterator[None]:
     try:
         yield
     except _Leave:
+        signal.signal(signal.SIGTERM, before)
         raise Preempted("stopped by SIGTERM; the same command with --resume auto goes on") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is _leave:  # else it is to be ignored to the end
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Leave(BaseException):
