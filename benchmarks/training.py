@@ -1,37 +1,50 @@
-"""Training speed on the CPU: deepen's loop against a plain textbook loop, and its own cost a step.
+"""Training speed on the CPU: deepen's loop, the plain eager loop, timm's and Lightning's.
 
     python benchmarks/training.py [--rounds 7] [--output FILE]
 
-Both train the same network with the same weights, batch size, augmentation and optimizer, in turns
-within one process; a turn is timed over whole steps, and medians over the turns are compared.
+All train the same network from the same weights on the same pictures with the same batch size,
+augmentation and optimizer. Each runs in a process of its own, since settings of the C library and
+of torch are a process's; the processes take turns, one at a time, and medians over the turns are
+compared. A turn is timed over whole epochs of steps, without what happens at their ends.
 
-- The textbook loop: NCHW, a DataLoader over a TensorDataset of normalized float pictures (with
+- `plain`: channels first, a DataLoader over a TensorDataset of normalized float pictures (with
   augmentation: each cropped and flipped as it is fetched), torch.optim.SGD as it comes,
   `loss.item()` each step.
-- The bare step: forward, backward and SGD on one batch that is there already, with deepen's memory
-  format and optimizer.
-- The loop's own cost is what `fit` takes beyond the same fetching and step written out with
-  nothing around them: metrics, the learning rate, the watch for NaN and signals, the progress bar.
+- `deepen`: the real `fit`, with the settings of the rules.
+- `timm`: train.py's `train_one_epoch` without what is off by default, on timm's own loader
+  (pictures to PIL, transforms, fast_collate, PrefetchLoader), optimizer and schedule. The
+  script is no part of the package, so its loop stands here; with 0 and with 2 workers.
+- `lightning`: its Trainer without logger, checkpoints and bar, fed like `plain`. Left out where it
+  is not installed.
+- `bare step`: forward, backward and SGD on one batch that is there already.
+
+The loop's own cost is what `fit` takes beyond the same fetching and step written out with nothing
+around them: metrics, the learning rate, the watch for NaN and signals, the progress bar.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
 import json
-import platform
+import logging
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
-from torch.utils.data import DataLoader, TensorDataset
+from PIL import Image
+from provenance import provenance
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
@@ -42,63 +55,85 @@ from deepen.training.optimizer import Objective, build_optimizer
 from deepen.training.progress import Silent
 from deepen.training.recipe import Recipe, load_recipe
 from deepen.training.run import Run
+from deepen.training.speed import keep_memory, rules
 
 BATCH = 128
-CASES = {
-    # the network, its input channels and what its pictures undergo
-    "LeNet (ReLU form), MNIST": ("lenet5_relu", 1, {}),
-    "ResNet-20, CIFAR-10": ("resnet20", 3, {"augment.crop": "pad", "augment.flip": True}),
-}
+MEAN, STD = 0.5, 0.25
+Turn = Callable[[], float]  # trains for a turn; seconds a step
 
 
-def recipe_of(augment: dict[str, object], epochs: int) -> Recipe:
-    changes = {
-        "length.epochs": epochs,
-        "batch_size": BATCH,
-        "optimizer.lr": 0.01,
-        "optimizer.momentum": 0.9,
-        "optimizer.weight_decay": 1e-4,
-        "optimizer.nesterov": False,
-        "optimizer.decay_vectors": True,
-        "schedule.warmup_steps": 0,
-        "loss.label_smoothing": 0.0,
-        "clip_norm": None,
-        **augment,
-    }
-    return load_recipe("quick", changes)
+class Case(NamedTuple):
+    """What all loops are to train, and for how many steps a turn."""
 
+    model: str
+    channels: int
+    augmented: bool
+    steps: int
 
-def pictures(channels: int, count: int) -> Split:
-    """Random pictures: what they show does not change the time."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 32, 32, channels), dtype=np.uint8)
-    labels = rng.integers(0, 10, count)
-    return Split("train", labels, tuple(map(str, range(count))), images=images)
+    def network(self) -> nn.Module:
+        """The same weights each time."""
+        torch.manual_seed(0)
+        return create_model(self.model, 10, self.channels, 32)
+
+    def pictures(self) -> Split:
+        """Random ones: what they show does not change the time."""
+        rng, count = np.random.default_rng(0), BATCH * self.steps
+        images = rng.integers(0, 256, (count, 32, 32, self.channels), dtype=np.uint8)
+        labels = rng.integers(0, 10, count)
+        return Split("train", labels, tuple(map(str, range(count))), images=images)
+
+    def recipe(self) -> Recipe:
+        """For deepen: the same optimizer as the others have."""
+        changes = {
+            "length.epochs": 1,
+            "batch_size": BATCH,
+            "optimizer.lr": 0.01,
+            "optimizer.momentum": 0.9,
+            "optimizer.weight_decay": 1e-4,
+            "optimizer.nesterov": False,
+            "optimizer.decay_vectors": True,
+            "schedule.warmup_steps": 0,
+            "loss.label_smoothing": 0.0,
+            "clip_norm": None,
+        }
+        if self.augmented:
+            changes |= {"augment.crop": "pad", "augment.flip": True}
+        return load_recipe("quick", changes)
+
+    def batches(self) -> Batches:
+        """For deepen: the same pictures and augmentation as the others have."""
+        half, quarter = (MEAN,) * self.channels, (STD,) * self.channels
+        fit_32 = Preprocessing(
+            channels=self.channels, size_px=(32, 32), resize="none", mean=half, std=quarter
+        )
+        augmentation = self.recipe().augment
+        return Batches(
+            self.pictures(), fit_32, batch_size=BATCH, augmentation=augmentation, shuffle=True
+        )
 
 
 class Augmented(TensorDataset):
     """Cropped at random and flipped half of the time, as tutorials do; padded before."""
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         image, label = super().__getitem__(index)
         top, left = torch.randint(9, (2,)).tolist()
         image = image[:, top : top + 32, left : left + 32]
         return (image.flip(2) if torch.rand(()) < 0.5 else image), label
 
 
-def textbook_loop(
-    model_name: str, split: Split, augmented: bool, channels: int
-) -> Callable[[], float]:
+def plain_loader(case: Case) -> DataLoader[tuple[Tensor, ...]]:
+    split = case.pictures()
     assert split.images is not None
     images = torch.from_numpy(split.images).permute(0, 3, 1, 2).contiguous().float()
-    images = (images / 255 - 0.5) / 0.25
-    labels = torch.from_numpy(split.labels)
-    data = (
-        Augmented(F.pad(images, (4,) * 4), labels) if augmented else TensorDataset(images, labels)
-    )
-    loader = DataLoader(data, BATCH, shuffle=True)
-    torch.manual_seed(0)
-    model = create_model(model_name, 10, channels, 32)
+    images, labels = (images / 255 - MEAN) / STD, torch.from_numpy(split.labels)
+    if case.augmented:
+        return DataLoader(Augmented(F.pad(images, (4,) * 4), labels), BATCH, shuffle=True)
+    return DataLoader(TensorDataset(images, labels), BATCH, shuffle=True)
+
+
+def plain(case: Case) -> Turn:
+    loader, model = plain_loader(case), case.network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def run() -> float:
@@ -115,76 +150,170 @@ def textbook_loop(
     return run
 
 
-def preprocessing(channels: int) -> Preprocessing:
-    half, quarter = (0.5,) * channels, (0.25,) * channels
-    return Preprocessing(channels=channels, size_px=(32, 32), resize="none", mean=half, std=quarter)
-
-
-def deepen_loop(
-    model_name: str, split: Split, augment: dict[str, object], channels: int, folder: Path
-) -> Callable[[], float]:
+def deepen(case: Case) -> Turn:
     """The real `fit`, an epoch a turn; the writing at its end is left out of the time."""
-    recipe = recipe_of(augment, 1)
-    torch.manual_seed(0)
-    model = create_model(model_name, 10, channels, 32).to(memory_format=torch.channels_last)
-    batches = Batches(
-        split,
-        preprocessing(channels),
-        batch_size=BATCH,
-        augmentation=recipe.augment,
-        shuffle=True,
-    )
+    batches, device = case.batches(), torch.device("cpu")
+    settings, _ = rules(case.recipe(), batches, device)
+    recipe = case.recipe().model_copy(update=settings._asdict())
+    model = case.network()
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
 
     def run() -> float:
-        with tempfile.TemporaryDirectory(dir=folder) as run_folder:
+        with tempfile.TemporaryDirectory() as folder:
             job = Job(
                 model=model,
                 recipe=recipe,
                 train=batches,
                 validation=None,
-                run=Run(Path(run_folder)),
-                device=torch.device("cpu"),
-                save_weights=lambda name, row: None,
+                run=Run(Path(folder)),
+                device=device,
+                save_weights=lambda *words: None,
             )
-            state = fit(job, Silent())
-        seconds = state.history[0]["seconds"]
+            seconds = fit(job, Silent()).history[0]["seconds"]
         assert seconds is not None
         return seconds / batches.num_batches
 
     return run
 
 
-def bare_step(
-    model_name: str, augment: dict[str, object], channels: int, split: Split
-) -> Callable[[], float]:
-    recipe = recipe_of(augment, 1)
-    torch.manual_seed(0)
-    model = create_model(model_name, 10, channels, 32).to(memory_format=torch.channels_last)
-    optimizer, objective = build_optimizer(model, recipe.optimizer), Objective(recipe.loss)
-    batches = Batches(split, preprocessing(channels), batch_size=BATCH)
-    batch = next(batches.epoch(0))
-    steps = batches.num_batches
+class Pictures(Dataset[tuple[np.ndarray, int]]):
+    """Pictures in memory as timm's data sets hand them out: PIL, then its transform."""
+
+    transform: Callable[[Image.Image], np.ndarray]
+
+    def __init__(self, split: Split) -> None:
+        assert split.images is not None
+        self.images, self.labels = split.images, split.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        pixels = self.images[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return self.transform(image), self.labels[index]
+
+
+def timm(case: Case, workers: int) -> Turn:
+    from timm.data.loader import create_loader
+    from timm.data.transforms import ToNumpy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+    from timm.utils.metrics import AverageMeter
+    from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip
+
+    pictures, channels = Pictures(case.pictures()), case.channels
+    loader = create_loader(
+        pictures,  # type: ignore[arg-type]
+        input_size=(channels, 32, 32),
+        batch_size=BATCH,
+        is_training=True,
+        no_aug=True,
+        mean=(MEAN,) * channels,
+        std=(STD,) * channels,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=False,
+        device=torch.device("cpu"),
+    )
+    shifts = [RandomCrop(32, padding=4), RandomHorizontalFlip()] if case.augmented else []
+    pictures.transform = Compose([*shifts, ToNumpy()])
+    model = case.network()
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
+    scheduler = CosineLRScheduler(optimizer, t_initial=10**6, t_in_epochs=False)
+    loss_of, updates = nn.CrossEntropyLoss(), 0
 
     def run() -> float:
+        nonlocal updates
         model.train()
-        began = time.perf_counter()
-        for _ in range(steps):
-            loss = objective(model(batch.images), batch.labels)
+        update_time, data_time, losses = AverageMeter(), AverageMeter(), AverageMeter()
+        iterator = iter(loader)
+        began = start = time.time()
+        for images, labels in iterator:
+            data_time.update(time.time() - start)
+            loss = loss_of(model(images), labels)
             loss.backward()
             optimizer.step()
+            losses.update(loss.item(), images.size(0))
+            updates += 1
             optimizer.zero_grad()
-        return (time.perf_counter() - began) / steps
+            update_time.update(time.time() - start)
+            scheduler.step_update(num_updates=updates, metric=losses.avg)
+            start = time.time()
+        return (time.time() - began) / len(loader)
 
     return run
 
 
-def fetch_and_step(model_name: str, channels: int, split: Split) -> Callable[[], float]:
+def lightning(case: Case) -> Turn:
+    warnings.filterwarnings("ignore")
+    import lightning
+
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of itself at each turn
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = case.network()
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            images, labels = batch
+            return F.cross_entropy(self.model(images), labels)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            rates = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+            return torch.optim.SGD(self.model.parameters(), **rates)
+
+        def on_train_epoch_start(self) -> None:
+            self.began = time.perf_counter()
+
+        def on_train_epoch_end(self) -> None:
+            self.seconds = time.perf_counter() - self.began
+
+    module, loader = Module(), plain_loader(case)
+
+    def run() -> float:
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, loader)
+        return module.seconds / len(loader)
+
+    return run
+
+
+def bare_step(case: Case) -> Turn:
+    keep_memory()
+    model = case.network().to(memory_format=torch.channels_last)
+    optimizer, objective = build_optimizer(model, case.recipe().optimizer), Objective(load_loss())
+    batch = next(case.batches().epoch(0))
+
+    def run() -> float:
+        model.train()
+        began = time.perf_counter()
+        for _ in range(case.steps):
+            loss = objective(model(batch.images), batch.labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return (time.perf_counter() - began) / case.steps
+
+    return run
+
+
+def fetch_and_step(case: Case) -> Turn:
     """What `fit` wraps, without the wrapping."""
-    recipe = recipe_of({}, 1)
-    torch.manual_seed(0)
-    model = create_model(model_name, 10, channels, 32).to(memory_format=torch.channels_last)
-    optimizer, objective = build_optimizer(model, recipe.optimizer), Objective(recipe.loss)
-    batches = Batches(split, preprocessing(channels), batch_size=BATCH, shuffle=True)
+    keep_memory()
+    model = case.network().to(memory_format=torch.channels_last)
+    optimizer, objective = build_optimizer(model, case.recipe().optimizer), Objective(load_loss())
+    batches = case.batches()
 
     def run() -> float:
         model.train()
@@ -199,14 +328,50 @@ def fetch_and_step(model_name: str, channels: int, split: Split) -> Callable[[],
     return run
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
+def load_loss():
+    return load_recipe("quick", {"loss.label_smoothing": 0.0}).loss
 
 
-def compare(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+LOOPS: dict[str, Callable[[Case], Turn]] = {
+    "plain": plain,
+    "deepen": deepen,
+    "timm": lambda case: timm(case, 0),
+    "timm, 2 workers": lambda case: timm(case, 2),
+    "lightning": lightning,
+    "bare step": bare_step,
+}
+
+
+def serve(name: str, case: Case, threads: int, pipe: Connection) -> None:
+    """In a process of its own: a turn whenever it is asked for."""
+    torch.set_num_threads(threads)
+    run = LOOPS[name](case)
+    while pipe.recv():
+        pipe.send(run())
+
+
+def in_processes(names: list[str], case: Case, rounds: int) -> dict[str, float]:
     """Median seconds a step of each, in turns; the first round warms up and does not count."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in names:
+        pipes[name], theirs = context.Pipe()
+        words = (name, case, torch.get_num_threads(), theirs)
+        context.Process(target=serve, args=words).start()
+        theirs.close()
+
+    def turn(name: str) -> float:
+        pipes[name].send(True)
+        return pipes[name].recv()
+
+    try:
+        return in_turns({name: lambda name=name: turn(name) for name in names}, rounds)
+    finally:
+        for pipe in pipes.values():
+            pipe.send(False)
+
+
+def in_turns(turns: dict[str, Turn], rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds + 1):
         for name, run in turns.items():
@@ -216,61 +381,47 @@ def compare(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, flo
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def loop_cost(rounds: int) -> float:
+def loop_cost(rounds: int, steps: int) -> float:
     """Microseconds a step that the loop itself costs.
 
     Measured on a network that does next to nothing, so that the difference is not lost in the noise
     of the network's own step.
     """
-    split = pictures(1, BATCH * 100)
-    with scratch() as folder:
-        turns = {
-            "loop": deepen_loop("perceptron", split, {}, 1, folder),
-            "bare": fetch_and_step("perceptron", 1, split),
-        }
-        medians = compare(turns, 4 * rounds)
+    case = Case("perceptron", 1, False, steps)
+    medians = in_turns({"loop": deepen(case), "bare": fetch_and_step(case)}, 4 * rounds)
     return 1e6 * (medians["loop"] - medians["bare"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=30, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=30, help="steps a turn; LeNet takes ten times")
+    parser.add_argument("--only", action="append", help="loops to compare with plain, by name")
     parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
-    figures: dict[str, object] = {
-        "date": datetime.date.today().isoformat(),
-        "machine": platform.platform(),
-        "cpu": next(
-            (
-                line.split(":", 1)[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            platform.processor(),
-        ),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "rounds": arguments.rounds,
+    names = [name for name in LOOPS if name in ("plain", *(arguments.only or LOOPS))]
+    packages = ["timm"]
+    if find_spec("lightning") is None:
+        names = [name for name in names if name != "lightning"]
+    else:
+        packages.append("lightning")
+    cases = {
+        "LeNet (ReLU form), MNIST": Case("lenet5_relu", 1, False, 10 * arguments.steps),
+        "ResNet-20, CIFAR-10": Case("resnet20", 3, True, arguments.steps),
     }
-    for name, (model_name, channels, augment) in CASES.items():
-        steps = arguments.steps if channels == 3 else 10 * arguments.steps
-        split = pictures(channels, BATCH * steps)
-        with scratch() as folder:
-            turns = {
-                "textbook": textbook_loop(model_name, split, bool(augment), channels),
-                "deepen": deepen_loop(model_name, split, augment, channels, folder),
-                "bare step": bare_step(model_name, augment, channels, split),
-            }
-            medians = compare(turns, arguments.rounds)
-        ratio = medians["textbook"] / medians["deepen"]
-        figures[name] = {
-            "images_per_s": {key: round(BATCH / value) for key, value in medians.items()},
-            "deepen_over_textbook": round(ratio, 3),
+    figures = {**provenance(*packages), "rounds": arguments.rounds, "batch_size": BATCH}
+    for title, case in cases.items():
+        medians = in_processes(names, case, arguments.rounds)
+        figures[title] = {
+            "images_per_s": {name: round(BATCH / seconds) for name, seconds in medians.items()},
+            "deepen_over": {
+                name: round(seconds / medians["deepen"], 3)
+                for name, seconds in medians.items()
+                if "deepen" in medians and name != "deepen"
+            },
         }
-        print(f"{name}: {figures[name]}", flush=True)
-    figures["loop_cost_us"] = round(loop_cost(arguments.rounds), 1)
+        print(f"{title}: {figures[title]}", flush=True)
+    figures["loop_cost_us"] = round(loop_cost(arguments.rounds, 10 * arguments.steps), 1)
     print(f"loop's own cost a step: {figures['loop_cost_us']} microseconds")
     if arguments.output:
         arguments.output.write_text(json.dumps(figures, indent=1) + "\n")

@@ -56,6 +56,23 @@ def digit_files(tmp_path) -> Path:
     return tmp_path / "digits"
 
 
+@pytest.mark.parametrize(
+    ("word", "count"),
+    [("123", 123), ("500M", 500 * 2**20), ("1.5 GiB", 3 * 2**29), ("8g", 2**33), ("2TB", 2**41)],
+)
+def test_sizes_of_the_cache(word, count):
+    from deepen.cli.train import parse_bytes
+
+    assert parse_bytes(word) == count
+
+
+def test_no_size_of_a_cache(deepen):
+    for word in ("much", "-1G", "8X", "G"):
+        status, _, err = deepen("train", "digits", f"--cache={word}")
+        assert status == 2
+        assert f"--cache {word}: write it as 500M or 8G" in err
+
+
 def test_train_leaves_a_whole_run_and_says_what_next(deepen, tmp_path):
     out = tmp_path / "run"
     status, shown, told = deepen(

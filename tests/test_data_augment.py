@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from typing import Any
 
@@ -22,13 +23,18 @@ from deepen.data.augment import (
     augment_batch,
     augment_picture,
     pad_images,
+    reduction,
     resized_box,
 )
-from deepen.data.preprocess import PictureError, Preprocessing
+from deepen.data.preprocess import PictureError, Preprocessing, open_picture
 from deepen.data.randomness import uniforms
 from deepen.errors import InputError
 
 ALMOST_ONE = 1 - 2**-24
+REDUCIBLE = [
+    Augmentation(crop="random_resized"),
+    Augmentation(crop="scale", scale_px=(40, 80)),
+]
 
 
 def prep(height: int, width: int, channels: Any = 3, **fields) -> Preprocessing:
@@ -173,17 +179,75 @@ def test_boxes_that_never_fit_are_torchvisions_central_one(size):
     assert box == (left, top, left + w, top + h)
 
 
-def test_random_resized_is_torchvisions_resized_crop():
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(80, 100), (700, 31), (12, 9)])
+def test_random_resized_is_torchvisions_resized_crop(size, channels):
     augmentation = Augmentation(crop="random_resized", flip=True)
-    image = picture(80, 100)
+    image = picture(*size).convert({1: "L", 3: "RGB"}[channels])
     for index in range(20):
         u = uniforms(4, 0, torch.tensor([index]), augmentation.draws)[0]
         left, top, right, bottom = resized_box(augmentation, image.size, u.tolist())
-        size = (bottom - top, right - left)
-        expected: Any = v2.resized_crop(as_input(image), top, left, *size, [24, 32])
-        expected = v2.horizontal_flip(expected) if u[-1] < 0.5 else expected
-        out = augment_picture(augmentation, image, prep(24, 32), u)
-        assert np.array_equal(out.numpy(), np.asarray(expected))
+        box = (top, left, bottom - top, right - left, [24, 32])
+        of_tensors = v2.resized_crop(v2.pil_to_tensor(image), *box, antialias=True)
+        of_pillow: Any = v2.resized_crop(as_input(image), *box)
+        if u[-1] < 0.5:
+            of_tensors, of_pillow = v2.horizontal_flip(of_tensors), v2.horizontal_flip(of_pillow)
+        out = augment_picture(augmentation, image, prep(24, 32, channels), u)
+        assert torch.equal(out, of_tensors.permute(1, 2, 0))
+        expected = np.asarray(of_pillow).astype(int).reshape(24, 32, channels)
+        assert np.abs(out.numpy() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("augmentation", REDUCIBLE, ids=lambda a: a.crop)
+def test_no_window_is_reduced_below_what_is_made_of_it(augmentation):
+    seen = set()
+    for index, size in enumerate([(400, 300), (900, 1200), (100, 110), (3000, 200)] * 40):
+        u = uniforms(1, 0, torch.tensor([index]), augmentation.draws)[0]
+        factor = reduction(augmentation, size, prep(24, 32), u)
+        if augmentation.crop == "scale":  # the shorter side is drawn from 40 to 80
+            spare = min(size) / (40 + int(u[0] * 41))
+            assert factor <= spare or factor == 1
+            assert factor == 8 or 2.1 * factor > spare  # sizes are whole pixels
+        else:
+            left, top, right, bottom = resized_box(augmentation, size, u.tolist())
+            spare = min((right - left) / 32, (bottom - top) / 24)
+            assert factor == max(f for f in (1, 2, 4, 8) if f <= max(1, spare))
+        seen.add(factor)
+        full = augmentation.model_copy(update={"decode": "full"})
+        assert reduction(full, size, prep(24, 32), u) == 1
+    assert seen == {1, 2, 4, 8}
+
+
+def test_pictures_that_are_not_resized_at_random_are_decoded_in_full():
+    for crop in ("none", "pad"):
+        assert reduction(Augmentation(crop=crop), (9000, 9000), prep(8, 8), torch.zeros(2)) == 1
+
+
+@pytest.mark.parametrize("augmentation", REDUCIBLE, ids=lambda a: a.crop)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("width", "height"), [(641, 461), (640, 464)])
+def test_a_reduced_picture_shows_the_same_window(augmentation, width, height, orientation):
+    """Of a smooth picture, which loses nothing when it is reduced; a shift would show."""
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([x * 255 / width, y * 255 / height, (x + y) * 255 / (width + height)], -1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = io.BytesIO()
+    Image.fromarray(smooth.astype(np.uint8)).save(data, "JPEG", quality=98, exif=exif)
+    jpeg, reduced = data.getvalue(), 0
+    for index in range(12):
+        u = uniforms(2, 0, torch.tensor([index]), augmentation.draws)[0]
+        full = augment_picture(augmentation, open_picture(jpeg), prep(24, 32), u)
+        image = open_picture(
+            jpeg, reduction=lambda size, u=u: reduction(augmentation, size, prep(24, 32), u)
+        )
+        assert image.info["full_size"] == ((width, height) if orientation < 5 else (height, width))
+        reduced += image.size != image.info["full_size"]
+        small = augment_picture(augmentation, image, prep(24, 32), u)
+        assert (small.int() - full.int()).abs().max() <= 2
+        assert (small.int() - full.int()).float().mean().abs() < 0.2
+    # A turned picture is reduced by what divides its sides.
+    assert reduced > 6 if orientation == 1 or width % 2 == 0 else reduced == 0
 
 
 def test_scale_is_a_resize_and_a_window_of_it():

@@ -6,18 +6,22 @@ import contextlib
 import io
 import os
 import pickle
+import re
 import struct
 import warnings
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, features
 from pydantic import ValidationError
 from torchvision.transforms import v2
 
@@ -27,6 +31,7 @@ from deepen.data.preprocess import (
     MAX_PIXELS,
     PictureError,
     Preprocessing,
+    decoder,
     detect_format,
     open_picture,
 )
@@ -252,6 +257,70 @@ def test_warning_filters_survive_many_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(decode, [ENCODED["png"]] * 200))
     assert list(warnings.filters) == before
+
+
+# Reduced decoding
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_smaller(mode: str, factor: int) -> None:
+    y, x = np.mgrid[:173, :251]
+    smooth = np.stack([x, y, (x + y) // 2], -1).astype(np.uint8)
+    data = encode(Image.fromarray(smooth).convert(mode), "JPEG", quality=95)
+    full = open_picture(data)
+    image = open_picture(data, reduction=lambda size: factor if size == (251, 173) else 0)
+    assert image.mode == "RGB"
+    assert image.size == (-(-251 // factor), -(-173 // factor))
+    assert (image.info["full_size"], image.info["factor"]) == ((251, 173), factor)
+    rows, columns = 173 // factor, 251 // factor
+    blocks = np.asarray(full)[: rows * factor, : columns * factor].astype(float)
+    means = blocks.reshape(rows, factor, columns, factor, 3).mean((1, 3))
+    assert np.abs(np.asarray(image)[:rows, :columns] - means).max() <= 3
+    assert np.array_equal(np.asarray(image), np.asarray(full)) == (factor == 1)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ENCODED if "jpeg" not in name))
+def test_other_formats_are_decoded_in_full(name: str) -> None:
+    image = open_picture(ENCODED[name], reduction=lambda size: 4)
+    assert "factor" not in image.info
+    np.testing.assert_array_equal(np.asarray(image), WHOLE[name])
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_damage_is_found_alike_however_small_a_jpeg_is_decoded(options: dict[str, Any]) -> None:
+    pixels = Image.fromarray(RNG.integers(0, 256, (80, 64, 3), dtype=np.uint8))
+    data = encode(pixels, "JPEG", **options)
+
+    def verdict(damaged: bytes, factor: int | None) -> str:
+        reduction = None if factor is None else lambda size: factor
+        try:
+            open_picture(damaged, reduction=reduction)
+        except PictureError as error:
+            # Pillow says how many bytes of its last piece were left, which the factor changes.
+            return re.sub(r"\d+", "N", error.reason)
+        return "whole"
+
+    found = Counter()
+    for length in range(0, len(data), 23):
+        expected = verdict(data[:length], None)
+        found[expected] += 1
+        assert [verdict(data[:length], factor) for factor in (1, 2, 4, 8)] == [expected] * 4
+    assert found["whole"] == 0
+    for place in range(2, len(data), 37):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x55
+        expected = verdict(bytes(damaged), None)
+        found[expected] += 1
+        assert [verdict(bytes(damaged), factor) for factor in (1, 2, 4, 8)] == [expected] * 4
+    assert found["whole"] > 0
+    assert len(found) > 2
+
+
+def test_the_decoder_is_named() -> None:
+    library = features.version_feature("libjpeg_turbo") or "none"
+    assert f"Pillow {PIL.__version__}, libjpeg" in decoder()
+    assert library in decoder() or not features.check("libjpeg_turbo")
 
 
 # Damage

@@ -500,6 +500,22 @@ def test_a_split_holds_pictures_once():
         Split("train", labels, ("a", "b"), files=(Path("a"),))
 
 
+def test_some_of_a_split(tmp_path):
+    whole = open_source(plant(tmp_path, *many("train/a", 9), *many("train/b", 9), "val/a/1.jpg"))
+    train = whole.splits["train"]
+    some = train.take([12, 3])
+    assert train.files is not None
+    assert some.files == (train.files[12], train.files[3])
+    assert (list(some.keys), some.labels.tolist()) == (["train/b/3.jpg", "train/a/3.jpg"], [1, 0])
+    assert some.sizes is not None
+    assert some.sizes.tolist() == [path.stat().st_size for path in some.files]
+    digits = open_source("digits").splits["test"]
+    assert digits.images is not None
+    taken = digits.take([5, 7]).images
+    assert taken is not None
+    assert np.array_equal(taken, digits.images[[5, 7]])
+
+
 def test_torchvision_is_not_imported_for_folders_and_digits():
     program = (
         "import sys; from deepen.data.sources import open_source; open_source('digits'); "

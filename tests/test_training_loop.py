@@ -24,6 +24,7 @@ from deepen.training.loop import combine
 from deepen.training.optimizer import Objective
 from deepen.training.progress import Silent
 from deepen.training.recipe import Loss, load_recipe
+from deepen.training.speed import settings_of, stated
 from deepen.weights import load_weights
 
 SHORT = {"length.epochs": 3, "batch_size": 128, "validation": 100}
@@ -269,7 +270,10 @@ def test_a_taken_output_is_refused(whole):
 
 
 def test_a_whole_recipe_is_written_and_reads_back(whole):
-    assert load_recipe(str(whole / "recipe.yaml")) == load_recipe("quick", SHORT)
+    found = load_recipe(str(whole / "recipe.yaml"))
+    settings = settings_of(found)._asdict()
+    assert stated(found) == settings  # none is left open
+    assert found == load_recipe("quick", SHORT | settings)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deepen.baselines.probe import Kind, Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.loader import Batches
-from deepen.data.preprocess import PictureError, open_picture
+from deepen.data.preprocess import PictureError, open_picture, to_image
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
@@ -34,6 +33,8 @@ from deepen.training.parts import Parts, assemble, num_workers
 from deepen.training.plan import Plan, new_plan, newest_run, old_plan, same_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
+from deepen.training.search import Found, Order, Pruner, space_of
+from deepen.training.search import search as run_search
 from deepen.training.state import State
 from deepen.weights import load_weights, save_weights
 
@@ -55,13 +56,17 @@ def train(
     model: str | None = None,
     recipe: str | None = None,
     changes: dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+    init_from: str | Path | None = None,
     output: str | Path | None = None,
     resume: str | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     exclude: Collection[str] = (),
     workers: int | None = None,
+    cache_bytes: int = 0,
     device: str | None = None,
+    tune: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> Trained:
@@ -72,14 +77,23 @@ def train(
         model: of `list_models()` or `package.module:factory`; chosen by the data when left out.
         recipe: a name or a YAML file; chosen by model and data when left out.
         changes: of the recipe, {"optimizer.lr": 0.1} say.
+        weights: trained ones to go on with, of the same network: a file, or "imagenet" for
+            torchvision's; their preprocessing is taken over, and their last layer where the
+            classes are the same.
+        init_from: a file whose layers are copied, as the recipe's `init` says.
         output: the run folder; must be new or empty. Default: runs/<data>-<model>-<number>.
         resume: a run folder, or "auto" for the newest whole run of the same data, model and recipe
             in runs/ (in `output`, where that is given), else a new one.
         data_dir: where named data sets lie.
-        download: whether a named data set may be fetched.
+        download: whether a named data set may be fetched, or for a folder of photographs without a
+            recipe ImageNet weights.
         exclude: pictures to leave out, relative to the folder.
         workers: processes that decode; the result does not depend on it.
+        cache_bytes: of decoded training pictures kept from epoch to epoch, in a temporary file;
+            the result does not depend on it.
         device: "cpu", "cuda", "mps"; the fastest there is when left out.
+        tune: measure which speed settings are the fastest here rather than go by rules; a resumed
+            run keeps those that it has.
         reporter: shown what happens; of several processes under torchrun, the first's.
         command: kept in environment.json.
 
@@ -98,32 +112,151 @@ def train(
         first = processes.rank == 0
         reporter = (reporter if first else None) or Silent()
         where = processes.place(pick_device(device))
+        begin = {
+            "weights": None if weights is None else str(weights),
+            "init_from": None if init_from is None else str(init_from),
+        }
+
+        def settle() -> Plan:
+            words = (data, model, recipe, changes, data_dir, download, exclude, reporter)
+            return new_plan(*words, **begin, device=where.type)
+
         plan, run = None, None
         if first:
             if resume == "auto" and output is None and data is not None:
-                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+                plan = settle()
                 run = _newest(plan.identity(), reporter)
             elif resume is not None:
                 run = _run_to_resume(resume, model, output, reporter)
             if plan is None and run is not None:
-                plan = old_plan(run, data, model, recipe, changes, data_dir, exclude)
-            elif plan is None:
-                plan = new_plan(data, model, recipe, changes, data_dir, download, exclude, reporter)
+                plan = old_plan(run, data, model, recipe, changes, data_dir, exclude, **begin)
+            elif plan is not None and run is not None:
+                plan = plan._replace(recipe=run.read_recipe())
+            plan = plan or settle()
         shared = processes.share(plan and plan.shared(), ALONE_TIMEOUT_S)
         plan = plan or same_plan(shared)
-        parts = assemble(plan, where, workers, processes)
+        parts = assemble(
+            plan,
+            where,
+            workers,
+            reporter,
+            processes,
+            cache_bytes=cache_bytes,
+            tune=tune and run is None,
+        )
         processes.gather("ready")  # who fails so far fails before anything is written
-        run = Run(Path(processes.share(first and str((run or _new_run(plan, output)).path))))
+        for line in filter(None, (parts.origin, parts.size) if run is None else ()):
+            reporter.message(line)
+        run = Run(Path(processes.share(first and str((run or _new_run(parts.plan, output)).path))))
         if first:
             write_environment(run, where, began, command, processes.size)
         reporter.message(f"run {run.path}")
         state = fit(parts.job(run), reporter, resume=resume is not None)
+        rates = [rate for row in state.history if (rate := row["images_per_s"])]
+        if rates:
+            reporter.message(f"measured {statistics.median(rates):,.0f} images/s in training")
         trained = _test(run, parts, state, reporter)
         if first:
             seconds = time.time() - began
             write_environment(run, where, began, command, processes.size, seconds)
             write_report(run.path)
         return trained
+
+
+class Searched(NamedTuple):
+    """A search that ended: its folder, what was found, and the best trial's scores.
+
+    `trained` is None while other processes still have trials under way.
+    """
+
+    folder: Path
+    found: Found
+    trained: Trained | None
+
+
+def search(
+    data: str | None = None,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    changes: dict[str, Any] | None = None,
+    trials: int = 20,
+    pruner: Pruner = "median",
+    storage: str | None = None,
+    study: str = "search",
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    exclude: Collection[str] = (),
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> Searched:
+    """Search a recipe's space on validation pictures; then score the best trial's weights, once.
+
+    The best trial is not trained again: the weights of its best epoch are what is scored.
+
+    Args:
+        data: as for `train`; so are model, recipe, changes, data_dir, download, exclude, workers,
+            device, reporter and command.
+        model: chosen by the data when left out.
+        recipe: its `search:` block is the space; without one it is a usual space.
+        changes: of the recipe.
+        trials: how many are to finish in all; pruned ones count.
+        pruner: "median", "hyperband" or "none".
+        storage: URL of a database, for several processes; default a SQLite file in the folder.
+        study: the search's name in the storage.
+        output: the folder; must be new or empty. Default: runs/<data>-<model>-search-<number>.
+        resume: the folder of a search to go on with.
+        data_dir: where named data sets lie.
+        download: whether a named data set may be fetched.
+        exclude: pictures to leave out.
+        workers: processes that decode.
+        device: "cpu", "cuda", "mps".
+        reporter: shown what happens.
+        command: kept with each trial.
+
+    Raises:
+        DeepenError: whatever can be said in one line.
+    """
+    reporter = reporter or Silent()
+    where = pick_device(device)
+    if resume is not None:
+        folder, begun = Path(resume), Run(Path(resume) / "base")
+        if not (begun.path / "recipe.yaml").is_file():
+            raise InputError(f"--resume {folder}: no folder of a search")
+        plan = old_plan(begun, data, model, recipe, changes, data_dir, exclude)
+    else:
+        words = (data, model, recipe, changes, data_dir, download, exclude, reporter)
+        plan = new_plan(*words, device=where.type)
+        stem = f"{Path(plan.data).resolve().name}-{plan.model}-search"
+        folder = Run.create(None if output is None else Path(output), stem).path
+        begun = Run(folder / "base")
+        begun.path.mkdir()
+        begun.write_json("data.json", plan.about())
+        begun.write_recipe(plan.recipe)
+    space, said = space_of(plan.recipe)
+    reporter.message(said)
+    reporter.message(f"search {folder}")
+    order = Order(plan, space, pruner, folder, storage, study, command)
+    found = run_search(order, trials, where, workers, reporter)
+    if found.best is None or found.running:
+        return Searched(folder, found, None)
+    best = Run(Path(found.best.run))
+    tested = {path.parent.name for path in (folder / "trials").glob("*/scores.json")}
+    document = found.document(order, len(tested | {best.path.name}))
+    best.write_json("search.json", document)
+    if best.path.name not in tested:
+        reporter.message(f"trial {found.best.number} is the best; its weights are scored now")
+    trained = train(
+        resume=str(best.path), data_dir=data_dir, workers=workers, device=device, command=command
+    )
+    for name in ("report.html", "best.safetensors"):
+        write_whole(folder / name, (best.path / name).read_bytes())
+    begun.write_json("search.json", document)
+    return Searched(folder, found, trained)
 
 
 def evaluate(
@@ -223,9 +356,9 @@ def find_lr(
     """
     reporter = reporter or Silent()
     plan = new_plan(data, model, recipe, changes, data_dir, download, (), reporter)
-    parts = assemble(plan, pick_device(device), workers)
-    batches = parts.batches("train", augmented=True)
-    return sweep(parts.network, batches, plan.recipe, lowest=lowest, highest=highest, steps=steps)
+    parts = assemble(plan, pick_device(device), workers, reporter)
+    settled = parts.plan.recipe
+    return sweep(parts.network, parts.train, settled, lowest=lowest, highest=highest, steps=steps)
 
 
 def probe(
@@ -368,7 +501,7 @@ def _test(run: Run, parts: Parts, state: State, reporter: Reporter) -> Trained:
         parts.network,
         processes.together(parts.batches(split).epoch(0)),
         device=parts.device,
-        amp=parts.plan.recipe.amp,
+        amp=bool(parts.plan.recipe.amp),
         gather=processes.gather_predictions,
     )
     protocol = parts.protocol(split, len(found.labels))
@@ -432,12 +565,10 @@ def _mistakes(
 
 def _small_png(pictures: Split, index: int) -> str:
     """At most MISTAKE_PX a side, base64."""
-    if pictures.files is not None:
-        image = open_picture(pictures.files[index])
+    if pictures.images is not None:
+        image = to_image(pictures.images[index])
     else:
-        assert pictures.images is not None
-        array = pictures.images[index]
-        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else np.asarray(array))
+        image = open_picture(pictures.encoded(index))
     image.thumbnail((MISTAKE_PX, MISTAKE_PX))
     data = io.BytesIO()
     image.save(data, "PNG")

@@ -316,13 +316,7 @@ def _some(source: PictureSet, count: int) -> PictureSet:
         if len(split) <= count:
             return split
         places = [i * len(split) // count for i in range(count)]
-        return dataclasses.replace(
-            split,
-            labels=split.labels[places],
-            keys=tuple(split.keys[i] for i in places),
-            images=None if split.images is None else split.images[places],
-            files=None if split.files is None else tuple(split.files[i] for i in places),
-        )
+        return split.take(places)
 
     return dataclasses.replace(source, splits={n: take(s) for n, s in source.splits.items()})
 

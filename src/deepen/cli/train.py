@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -34,9 +35,17 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None,
+        typer.Option("--recipe", "--config", help="A name of `deepen recipes`, or a YAML file."),
+    ] = None,
+    weights: Annotated[
+        str | None,
         typer.Option(
-            "--recipe", "--config", help="lenet-1998, resnet-cifar, quick, or a YAML file."
+            metavar="FILE|imagenet", help="Trained weights to go on with; the recipe is finetune."
         ),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Weights to copy layers of, as the recipe's init says."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     batch_size: Annotated[
@@ -64,7 +73,8 @@ def train(
         Path | None, typer.Option(help="Where named data sets lie.", show_default=False)
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a named data set that is not there.")
+        bool,
+        typer.Option("--download", help="Fetch a named data set, or ImageNet weights for photos."),
     ] = False,
     exclude: Annotated[
         Path | None,
@@ -74,7 +84,23 @@ def train(
         int | None,
         typer.Option("--workers", "-j", min=0, help="Decoding processes; the result is the same."),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="Keep decoded pictures of files from epoch to epoch: 500M, 8G; the result is the "
+            "same.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure which memory format, precision and compiling are the fastest here, and "
+            "keep the choice in the recipe.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="The run folder; default runs/DATA-MODEL-NUMBER.")
     ] = None,
@@ -101,6 +127,7 @@ def train(
     changes = {key: value for key, value in changes.items() if value is not None}
     changes |= dict(parse_change(word) for word in change or ())
     excluded = _read_list(exclude) if exclude else ()
+    cache_bytes = parse_bytes(cache) if cache else 0
 
     with leaving_at_sigterm():
         from deepen import api  # imports torch
@@ -112,13 +139,17 @@ def train(
             model=model,
             recipe=recipe,
             changes=changes,
+            weights=weights,
+            init_from=init_from,
             output=output,
             resume=resume,
             data_dir=data_dir,
             download=download,
             exclude=excluded,
             workers=workers,
+            cache_bytes=cache_bytes,
             device=device,
+            tune=tune,
             reporter=Bars(err),
             command=shlex.join(["deepen", *sys.argv[1:]]),
         )
@@ -144,6 +175,15 @@ def parse_change(word: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {word}: write it as KEY=VALUE, optimizer.nesterov=true say")
     return key.strip(), yaml.safe_load(value)
+
+
+def parse_bytes(word: str) -> int:
+    """A number of bytes, with K, M, G or T for powers of 1024."""
+    powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)I?B?", word.strip().upper())
+    if not found:
+        raise InputError(f"--cache {word}: write it as 500M or 8G")
+    return int(float(found[1]) * 1024 ** powers[found[2]])
 
 
 def _read_list(path: Path) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from deepen.data.names import natural_key, to_text
 from deepen.data.preprocess import (
     EXTENSIONS,
     FORMATS,
@@ -28,7 +29,7 @@ from deepen.data.preprocess import (
     detect_format,
     open_picture,
 )
-from deepen.data.sources import SPLIT_FOLDERS, natural_key
+from deepen.data.split import SPLIT_FOLDERS
 from deepen.errors import InputError
 
 UNSPLIT = "all"
@@ -118,7 +119,7 @@ def examine(
     sizes = [size for size in tree.counts.get(training, {}).values() if size]
     mean, std = _statistics(one for one in seen if one.file.split == training)
     return Diagnosis(
-        folder=_text(root),
+        folder=to_text(root),
         num_files=len(tree.files),
         counts=tree.counts,
         imbalance=max(sizes) / min(sizes) if sizes else None,
@@ -158,13 +159,13 @@ def _walk(root: Path) -> _Tree:
             if not entry.is_dir():
                 tree.ignored["in no class folder"] += 1
                 continue
-            label = _text(Path(entry.name))
+            label = to_text(Path(entry.name))
             if split == UNSPLIT and label.lower() in SPLIT_FOLDERS:
                 detail = f"if this is a split, call it {label.lower()}"
                 tree.problems.append(_problem(entry, root, "layout", detail))
             paths = list(_pictures(entry, tree.ignored))
             tree.files.extend(
-                _File(path, _text(path.relative_to(root)), split, label) for path in paths
+                _File(path, to_text(path.relative_to(root)), split, label) for path in paths
             )
             counts[label] = counts.get(label, 0) + len(paths)
             if not paths:
@@ -211,16 +212,11 @@ def _pictures(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
         elif entry.suffix.lower() in EXTENSIONS:
             yield entry
         else:
-            ignored[Path(_text(entry)).suffix.lower() or "without ending"] += 1
+            ignored[Path(to_text(entry)).suffix.lower() or "without ending"] += 1
 
 
 def _problem(path: Path, root: Path, kind: Kind, detail: str) -> Problem:
-    return Problem(path=_text(path.relative_to(root)), kind=kind, detail=detail)
-
-
-def _text(path: Path) -> str:
-    """The path as a split's keys have it: forward slashes, bytes that are not UTF-8 escaped."""
-    return path.as_posix().encode(errors="backslashreplace").decode()
+    return Problem(path=to_text(path.relative_to(root)), kind=kind, detail=detail)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,10 +20,23 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from deepen.data.augment import Augmentation, augment_batch, augment_picture, pad_images
+from deepen.data.augment import (
+    Augmentation,
+    augment_batch,
+    augment_picture,
+    pad_images,
+    reduction,
+)
+from deepen.data.cache import DecodedPictures
 from deepen.data.mixing import Mixing, mix
-from deepen.data.preprocess import PictureError, Preprocessing, open_picture
-from deepen.data.randomness import permutation, uniforms
+from deepen.data.preprocess import (
+    PictureError,
+    Preprocessing,
+    open_picture,
+    to_channels,
+    to_image,
+)
+from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 from deepen.errors import InputError
 
@@ -80,6 +93,8 @@ class Batches:
         seed: of order and augmentation.
         shuffle: in an order drawn for each epoch; else as the split has them.
         workers: processes that decode; they live as long as the loader.
+        cache_bytes: of decoded pictures of files that are kept from epoch to epoch, in a temporary
+            file that the workers share.
         mean_image: (H, W, C) on the 0..1 scale, exactly when `preprocessing` wants one.
         device: where the batches are wanted.
         rank: which of the processes this is, from 0.
@@ -87,6 +102,7 @@ class Batches:
 
     Raises:
         InputError: the augmentation does not go with the preprocessing.
+        WorkError: there is no room for the cache.
     """
 
     def __init__(
@@ -101,6 +117,7 @@ class Batches:
         seed: int = 0,
         shuffle: bool = False,
         workers: int = 0,
+        cache_bytes: int = 0,
         mean_image: Tensor | None = None,
         device: torch.device | str = "cpu",
         rank: int = 0,
@@ -125,7 +142,10 @@ class Batches:
         self._mean_image = None if mean_image is None else mean_image.to(self.device)
         self._labels = torch.from_numpy(split.labels).to(self.device)
         if split.images is None or self.augmentation.one_by_one:
-            self._pictures = _Pictures(split, preprocessing, self.augmentation, seed)
+            cache = None
+            if cache_bytes and split.images is None:
+                cache = DecodedPictures(cache_bytes, len(split), preprocessing.channels)
+            self._pictures = _Pictures(split, preprocessing, self.augmentation, seed, cache)
             self._requests: list[_Request] = []
             self._workers = None
             if workers:
@@ -140,13 +160,35 @@ class Batches:
 
         With workers one epoch at a time: to begin another is to abandon this one.
         """
-        n = len(self.split)
-        order = permutation(self.seed, epoch, n) if self.shuffle else torch.arange(n)
+        order = self._order(epoch)
         places = [self._place(k) for k in range(start, self.num_batches)]
         if self._pictures is None:
             yield from self._from_memory(epoch, order, places)
         else:
             yield from self._from_pictures(epoch, [order[place] for place in places])
+
+    @property
+    def resident(self) -> bool:
+        """Whether the pictures lie on the device, so that `layout` and `pick` can be used."""
+        return self._pictures is None
+
+    def layout(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """An epoch's order, int64 (N,), and uniforms, float32 (N, draws), on the device."""
+        order = self._order(epoch).to(self.device)
+        return order, uniforms(self.seed, epoch, order, self.augmentation.draws)
+
+    def pick(self, indices: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented images and labels as in `Batch` of resident samples, with their uniforms.
+
+        Waits for nothing: a CUDA graph can hold it.
+        """
+        images = augment_batch(self.augmentation, self._images, indices, u)
+        return self.preprocessing.normalize(images, self._mean_image), self._labels[indices]
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.shuffle:
+            return self.split.order(self.seed, epoch)
+        return torch.arange(len(self.split))
 
     def _place(self, k: int) -> slice:
         """Where this process's part of batch k lies in the order of the epoch."""
@@ -224,12 +266,21 @@ class _Pictures(Dataset[_Answer]):
     """Decodes, fits and augments the pictures of a request."""
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, augmentation: Augmentation, seed: int
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        seed: int,
+        cache: DecodedPictures | None = None,
     ) -> None:
         self.split = split
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
+        self.cache = cache
+        self._fitted = preprocessing.model_copy(
+            update={"resize": "none", "resize_px": None, "pad_px": 0}
+        )
 
     def __getitem__(self, request: _Request) -> _Answer:
         draws = uniforms(
@@ -241,14 +292,37 @@ class _Pictures(Dataset[_Answer]):
         images, kept, bad = [], [], []
         for index, u in zip(request.indices, draws, strict=True):
             try:
-                image = _open(self.split, index, self.preprocessing.channels)
-                images.append(augment_picture(self.augmentation, image, self.preprocessing, u))
+                images.append(self._augmented(index, u))
                 kept.append(index)
             except PictureError as error:
                 bad.append(error)
         size = (*self.preprocessing.size_px, self.preprocessing.channels)
         stacked = torch.stack(images) if images else torch.empty((0, *size), dtype=torch.uint8)
         return _Answer(stacked, kept, tuple(bad))
+
+    def _augmented(self, index: int, u: Tensor) -> Tensor:
+        """A picture out of the cache, or decoded and put there: uint8 (H, W, C)."""
+
+        def factor(size: tuple[int, int]) -> int:
+            return reduction(self.augmentation, size, self.preprocessing, u)
+
+        def decode() -> Image.Image:
+            return _open(self.split, index, self.preprocessing.channels, factor)
+
+        if self.cache is None:
+            return augment_picture(self.augmentation, decode(), self.preprocessing, u)
+        if not self.augmentation.resizes:  # always fitted alike, so it is kept fitted
+            image = self.cache.get(index, 1)
+            if image is None:
+                image = to_image(self.preprocessing.fit(decode()))
+                self.cache.put(index, 1, image)
+            return augment_picture(self.augmentation, image, self._fitted, u)
+        size = self.cache.full_size(index)
+        image = None if size is None else self.cache.get(index, factor(size))
+        if image is None:
+            image = decode()
+            self.cache.put(index, factor(image.info.get("full_size", image.size)), image)
+        return augment_picture(self.augmentation, image, self.preprocessing, u)
 
 
 def _start_workers(
@@ -286,13 +360,16 @@ def _outlive_stop_signals(leaving: Event, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
 
 
-def _open(split: Split, index: int, channels: int) -> Image.Image:
-    if split.files is not None:
-        return open_picture(split.files[index], name=split.key(index), channels=channels)
-    assert split.images is not None
-    pixels = split.images[index]
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    return image.convert({1: "L", 3: "RGB"}[channels])
+def _open(
+    split: Split,
+    index: int,
+    channels: int,
+    reduction: Callable[[tuple[int, int]], int] | None = None,
+) -> Image.Image:
+    if split.images is not None:
+        return to_channels(to_image(split.images[index]), channels)
+    name = split.key(index)
+    return open_picture(split.encoded(index), name=name, channels=channels, reduction=reduction)
 
 
 def per_channel_stats(
@@ -341,8 +418,8 @@ def _fitted(split: Split, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
         except PictureError as error:
             return error
 
-    count = min(len(split), MAX_STATISTICS_FILES)
-    indices = [i * len(split) // count for i in range(count)]
+    indices = split.sample(MAX_STATISTICS_FILES)
+    count = len(indices)
     bad: list[PictureError] = []
     with ThreadPoolExecutor() as pool:  # decoders let go of the GIL
         for start in range(0, count, 256):

@@ -11,16 +11,16 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, features
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor
 
@@ -52,6 +52,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (5, 6, 7, 8)  # those that change width and height over
 
 
 class PictureError(InputError):
@@ -82,6 +83,7 @@ def open_picture(
     name: str | None = None,
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
+    reduction: Callable[[tuple[int, int]], int] | None = None,
 ) -> Image.Image:
     """Decode a picture in full and turn it upright, as mode RGB (3 channels) or L (1 channel).
 
@@ -89,6 +91,12 @@ def open_picture(
     8 bits, CMYK is converted without a colour profile. `name` stands for the picture in errors
     (by default its path), and stays with it as `info["name"]`. `max_pixels` is checked on the
     header; Pillow's own limit, twice its `Image.MAX_IMAGE_PIXELS`, holds whatever it says.
+
+    `reduction`, for training alone, is told the (width, height) of the upright picture and answers
+    1, 2, 4 or 8: a JPEG is decoded that much smaller, its sides rounded up, by the shorter inverse
+    cosine transforms of libjpeg-turbo (a turned one by a factor that divides its sides, at most
+    that). Damage is found as in full. The size in full stays with the picture as
+    `info["full_size"]`, and the factor as `info["factor"]`.
 
     Raises:
         PictureError: for every failure: no such file, a folder, no picture, damage, too large.
@@ -101,11 +109,17 @@ def open_picture(
             kinds = ", ".join(FORMATS)
             raise PictureError(name, "is empty" if empty else f"not a picture; read are {kinds}")
         try:
-            return _decode(file, picture_format, name, channels, max_pixels)
+            return _decode(file, picture_format, name, channels, max_pixels, reduction)
         except PictureError:
             raise
         except Exception as error:  # a decoder fed with damage may raise anything
             raise PictureError(name, _damage(picture_format, error)) from error
+
+
+def decoder() -> str:
+    """What decodes pictures here; others may differ in a bit."""
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {Image.__version__}, {'libjpeg-turbo ' + turbo if turbo else 'libjpeg'}"
 
 
 class Preprocessing(BaseModel):
@@ -175,7 +189,7 @@ class Preprocessing(BaseModel):
             PictureError: the picture has another size and `resize` is `none`, or it is so thin
                 that its resized form would exceed `MAX_PIXELS`.
         """
-        image = _to_channels(image, self.channels)
+        image = to_channels(image, self.channels)
         height, width = self._resized(image.height, image.width)
         if height * width > MAX_PIXELS:
             raise _misfit(image, f"too thin: would become {width}x{height} px")
@@ -246,7 +260,12 @@ class Preprocessing(BaseModel):
 
 
 def _decode(
-    file: BinaryIO, picture_format: str, name: str, channels: int, max_pixels: int
+    file: BinaryIO,
+    picture_format: str,
+    name: str,
+    channels: int,
+    max_pixels: int,
+    reduction: Callable[[tuple[int, int]], int] | None,
 ) -> Image.Image:
     with _quiet():
         image = Image.open(file, formats=(picture_format,))
@@ -255,13 +274,22 @@ def _decode(
         raise PictureError(name, f"{width}x{height} px, above the cap of {max_pixels:,} pixels")
     if width * height == 0:
         raise PictureError(name, f"{width}x{height} px, nothing to see")
+    about: dict[str | tuple[int, int], Any] = {"name": name}
+    if picture_format == "JPEG" and reduction is not None:
+        orientation = _orientation(image)
+        full_size = (height, width) if orientation in _TURNED else (width, height)
+        factor = reduction(full_size)
+        while orientation in _UPRIGHT and (width % factor or height % factor):
+            factor //= 2  # else what is rounded up would come before the first pixel
+        about |= {"full_size": full_size, "factor": factor}
+        image.draft(None, (width // factor, height // factor))  # rounds the factor down
     with _quiet() if picture_format == "TIFF" else nullcontext():  # it reads its tags again
         image.load()
     orientation = _orientation(image)  # after load: a TIFF turns itself and drops the tag
-    image = _to_channels(image, channels)
+    image = to_channels(image, channels)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    image.info = {"name": name}
+    image.info = about
     return image
 
 
@@ -274,8 +302,17 @@ def _orientation(image: Image.Image) -> int | None:
             return None
 
 
-def _to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Any mode to RGB (3 channels) or L (1 channel); nothing is done where it is that already."""
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Pixels uint8 (h, w, C), of 1 or 3 channels, as mode L or RGB."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Any mode to RGB (3 channels) or L (1 channel); nothing is done where it is that already.
+
+    Raises:
+        PictureError: values of 32 bits, which have no agreed white.
+    """
     mode = {1: "L", 3: "RGB"}[channels]
     if image.mode.startswith("I;16"):
         # The upper byte, which is also what Pillow's decoders keep of 16-bit colour.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as int64, like the multipliers below
-_ORDER = -1  # the stream that permutations are drawn from
+_ORDER = -1  # the first stream that permutations are drawn from, downwards
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, num: int, stream: int = 0) -> Tensor:
@@ -37,9 +37,9 @@ def random_bytes(seed: int, epoch: int, indices: Tensor, num: int, stream: int) 
     return bits.view(torch.uint8)[:, :num]
 
 
-def permutation(seed: int, epoch: int, n: int) -> Tensor:
-    """Shuffle 0 ... n-1 for an epoch: int64 (n,), on the CPU."""
-    return _sample_bits(seed, epoch, torch.arange(n), _ORDER).argsort(stable=True)
+def permutation(seed: int, epoch: int, n: int, stream: int = 0) -> Tensor:
+    """Shuffle 0 ... n-1 for an epoch: int64 (n,), on the CPU; other streams, other shuffles."""
+    return _sample_bits(seed, epoch, torch.arange(n), _ORDER - stream).argsort(stable=True)
 
 
 def _sample_bits(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:

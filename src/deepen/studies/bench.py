@@ -25,6 +25,7 @@ from deepen.training.plan import Plan
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe, load_recipe
 from deepen.training.run import Run
+from deepen.training.speed import rules
 from deepen.training.state import unpack_model
 
 _SUBSET_SEED = 0  # which pictures are taken never changes
@@ -52,14 +53,8 @@ def take(pictures: Pictures, data_dir: Path | None, download: bool = False) -> P
 def _subset(split: Split, count: int | None) -> Split:
     if count is None or count >= len(split):
         return split
-    kept = permutation(_SUBSET_SEED, 0, len(split))[:count].sort().values.numpy()
-    return Split(
-        split.name,
-        split.labels[kept],
-        tuple(split.keys[i] for i in kept),
-        None if split.images is None else split.images[kept],
-        None if split.files is None else tuple(split.files[i] for i in kept),
-    )
+    kept = permutation(_SUBSET_SEED, 0, len(split))[:count].sort().values
+    return split.take(kept.tolist())
 
 
 class Trained(NamedTuple):
@@ -149,9 +144,11 @@ class Bench:
         run = Run(self.folder / name)
         run.path.mkdir(parents=True, exist_ok=True)
         network.to(self.device)
-        if recipe.channels_last:
-            network.to(memory_format=torch.channels_last)
         parts = self._parts(network, recipe)
+        settings, _ = rules(recipe, parts.train, self.device)
+        recipe = recipe.model_copy(update=settings._asdict())
+        if settings.channels_last:
+            network.to(memory_format=torch.channels_last)
         watching = _Watching(self.reporter, until)
         found = load_checkpoint(run.checkpoints)
         if found is not None and until is not None:
@@ -163,7 +160,7 @@ class Bench:
         job = Job(
             model=network,
             recipe=recipe,
-            train=parts.batches("train", augmented=True),
+            train=parts.train,
             validation=parts.batches("test"),
             run=run,
             device=self.device,

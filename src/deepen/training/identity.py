@@ -6,18 +6,31 @@ from collections.abc import Iterator
 from typing import Any
 
 from deepen.training.recipe import Recipe
+from deepen.training.speed import Settings, stated
 
 
 def identity(
-    model: str, classes: list[str] | tuple[str, ...], fingerprint: str, recipe: Recipe
+    model: str,
+    classes: list[str] | tuple[str, ...],
+    fingerprint: str,
+    recipe: Recipe,
+    start: str | None = None,
 ) -> dict[str, Any]:
-    """All that a resume must find unchanged, as plain JSON."""
+    """All that a resume must find unchanged, as plain JSON; `start`: SHA-256 of first weights."""
     return {
         "model": model,
         "classes": list(classes),
         "data fingerprint": fingerprint,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": fields_of(recipe),
+        "SHA-256 of the weights it starts from": start,
     }
+
+
+def fields_of(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain JSON, without the speed settings that it leaves open."""
+    fields = recipe.model_dump(mode="json")
+    left_open = set(Settings._fields) - set(stated(recipe))
+    return {key: value for key, value in fields.items() if key not in left_open}
 
 
 def differences(have: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> Iterator[str]:

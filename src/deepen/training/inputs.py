@@ -12,6 +12,7 @@ from deepen.data.sources import PictureSet
 from deepen.errors import InputError
 from deepen.models.architecture import Takes
 from deepen.training.recipe import Input
+from deepen.weights import Card
 
 PHOTO_PX = 64
 """What a network made for 32 px is shown of photographs: they say little at 32."""
@@ -51,10 +52,41 @@ def prepare(spec: Input, source: PictureSet, takes: Takes | None) -> Prepared:
         std = 1 / (spec.range[1] - spec.range[0])
         scale = {"mean": (-spec.range[0] * std,) * channels, "std": (std,) * channels}
         return Prepared(plain.model_copy(update=scale), None)
+    scaled = {} if spec.scale is None else {"std": (1 / spec.scale,) * channels}
     if spec.normalize == "pixel":
-        return Prepared(plain.model_copy(update={"mean_image": True}), per_pixel_mean(train, plain))
+        minus = plain.model_copy(update={"mean_image": True, **scaled})
+        return Prepared(minus, per_pixel_mean(train, plain))
     mean, std = per_channel_stats(train, plain)
+    std = scaled.get("std", std)
     return Prepared(plain.model_copy(update={"mean": mean, "std": std}), None)
+
+
+def adopt(spec: Input, source: PictureSet, card: Card, mean_image: Tensor | None) -> Prepared:
+    """The preprocessing that trained weights came with, fitted to other pictures.
+
+    Colours, size and the way of resizing are the card's; only where these pictures cannot be had in
+    that way (photographs, where the card resizes nothing) is the geometry settled afresh. A size of
+    the recipe's goes before the card's; the mean picture of another size becomes a mean colour.
+
+    Raises:
+        InputError: no geometry fits both.
+    """
+    theirs = card.preprocessing
+    size = theirs.size_px if spec.size_px is None else (spec.size_px, spec.size_px)
+    images = source.splits["train"].images
+    have = None if images is None else images.shape[1:3]
+    asked = spec.resize != "auto" or spec.pad_px is not None or size != theirs.size_px
+    alike = theirs.resize != "none" or have == theirs.crop_px
+    colors = theirs.model_dump(include={"channels", "mean", "std", "mean_image", "interpolation"})
+    if not asked and alike:
+        prepared = theirs
+    else:
+        same = spec.model_copy(update={"size_px": size[0]})
+        prepared = _checked({**colors, **_geometry(same, source, None)})
+    if mean_image is not None and prepared.size_px != theirs.size_px:
+        mean = tuple(mean_image.mean((0, 1)).tolist())
+        return Prepared(prepared.model_copy(update={"mean": mean, "mean_image": False}), None)
+    return Prepared(prepared, mean_image)
 
 
 def _geometry(spec: Input, source: PictureSet, takes: Takes | None) -> dict[str, object]:

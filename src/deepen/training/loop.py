@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepen.data.loader import Batch, Batches
 from deepen.data.preprocess import PictureError
-from deepen.errors import InputError, WorkError
+from deepen.errors import Diverged, InputError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.averages import build_averages
 from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
@@ -25,7 +26,9 @@ from deepen.training.identity import differences
 from deepen.training.optimizer import Objective, build_optimizer, build_scheduler
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
+from deepen.training.resident import ResidentSteps
 from deepen.training.run import Board, Run
+from deepen.training.speed import forward_of, keep_memory, settings_of
 from deepen.training.state import State, machine, pack, unpack
 from deepen.training.stop import StopRequest
 
@@ -62,13 +65,22 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
 
     Writes metrics, weights and a checkpoint after every epoch, and a checkpoint when it is asked to
     stop. With `resume` it goes on from the newest whole checkpoint; on the same machine, torch,
-    threads and memory format it ends with the same bits as a run that was never stopped.
+    threads and settings (`deepen.training.speed`) it ends with the same bits as a run that was
+    never stopped.
 
     Raises:
         WorkError: the loss became NaN or infinite, or something could not be written.
         InputError: too many pictures could not be decoded, or the checkpoint is another run's.
         Interrupted, Preempted: Ctrl-C or SIGTERM; the run has been saved.
     """
+    with StopRequest(shared=job.processes.size > 1) as stop:
+        return deque(course(job, reporter, stop, resume=resume), maxlen=1).pop()
+
+
+def course(
+    job: Job, reporter: Reporter, stop: StopRequest, *, resume: bool = False
+) -> Generator[State, None, None]:
+    """`fit`, a step at a time: where the run stands after each, and at its end."""
     recipe, model, train, processes = job.recipe, job.model, job.train, job.processes
     total_steps, epochs = length(recipe, train.num_batches)
     optimizer = build_optimizer(model, recipe.optimizer, recipe.finetune.lr_decay)
@@ -77,9 +89,11 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
     objective = Objective(recipe.loss)
     averages = build_averages(model, recipe.ema)
     shown = model if averages is None else averages.model  # what is evaluated and saved
-    precision = torch.autocast(job.device.type, torch.bfloat16) if recipe.amp else nullcontext()
-    here = machine(job.device, recipe.channels_last, processes.size)
+    settings = settings_of(recipe)
+    precision = torch.autocast(job.device.type, torch.bfloat16) if settings.amp else nullcontext()
+    here = machine(job.device, settings, processes.size)
     state = State()
+    keep_memory()
 
     def save() -> None:
         tensors, plain = pack(model, optimizer, scheduler, averages, state)
@@ -97,14 +111,37 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
         for line in (*found.damaged, *_differences(found.state["machine"], here)):
             reporter.message(line)
 
-    forward = processes.wrap(model)
+    def loss_of(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, Tensor]:
+        return combine(outputs, targets, objective, model)
+
+    def advance() -> None:
+        state.batch += 1
+        state.step += 1
+        if per_step:
+            scheduler.step()
+
+    forward = forward_of(processes.wrap(model), settings)
+    resident = None
+    if settings.cuda_graph:
+        resident = ResidentSteps(
+            model, forward, loss_of, optimizer, recipe, train, precision, reporter.message
+        )
     reporter.start(epochs * train.num_images, state.epoch * train.num_images + state.images)
-    shared = processes.size > 1
-    with StopRequest(shared=shared) as stop, _board(job, state) as board, _closing(reporter):
+    with _board(job, state) as board, _closing(reporter):
         while state.epoch < epochs and not state.stopped_early:
             train_mode(model, recipe.finetune.freeze)
             began = time.perf_counter()
             recorder = Recorder(job, state, reporter)
+            if resident is not None:  # the full batches; what is left over is taken below
+                first = state.batch
+                resident.begin(state.epoch, first)
+                while state.batch < resident.num_batches and state.step < total_steps:
+                    if stop.signal is not None:
+                        break
+                    resident.step()
+                    advance()
+                    yield state
+                recorder.add_resident(resident, first)
             for batch in processes.together(train.epoch(state.epoch, start=state.batch), stop):
                 if stop.signal is not None or state.step == total_steps:
                     break
@@ -113,7 +150,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                     for part, share in micro_batches(batch, recipe.accumulate):
                         with precision:
                             outputs = forward(part.images)
-                        logits, loss = combine(outputs, part.targets, objective, model)
+                        logits, loss = loss_of(outputs, part.targets)
                         recorder.add(part, logits, loss)
                         loss.backward(share)
                     if recipe.clip_norm is not None:
@@ -124,10 +161,8 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
                         averages.update(state.step)
                 if batch.bad:
                     recorder.note_bad(batch.bad, training=True)
-                state.batch += 1
-                state.step += 1
-                if per_step:
-                    scheduler.step()
+                advance()
+                yield state
             recorder.flush()
             state.seconds += time.perf_counter() - began
             row = _end_epoch(job, shown, state, scheduler, stop, recorder)
@@ -148,7 +183,7 @@ def fit(job: Job, reporter: Reporter, *, resume: bool = False) -> State:
         processes.agree(stop)
         if stop.signal is not None:  # it came while the last checkpoint was written
             raise stop.error(f"trained and saved; score it with --resume {job.run.path}")
-    return state
+    yield state
 
 
 def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | None]]:
@@ -156,7 +191,7 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | No
 
     With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
     """
-    if parts == 1 or not len(batch.labels):
+    if parts == 1 or len(batch.labels) < 2:
         yield batch, None
         return
     size = math.ceil(len(batch.labels) / parts)
@@ -224,6 +259,16 @@ class Recorder:
             self.logits.append(logits.detach())
             self.labels.append(batch.labels)
 
+    def add_resident(self, steps: ResidentSteps, first: int) -> None:
+        """Note the steps from batch `first` on that `steps` took, and wait for them."""
+        size = self.job.train.batch_size
+        for batch in range(first, self.state.batch):
+            indices = steps.order[batch * size : (batch + 1) * size]
+            step = self.state.step - (self.state.batch - batch)
+            self.unread.append((steps.losses[batch], indices, step))
+        self.flush()
+        self.state.correct += int(steps.hits)
+
     def flush(self) -> None:
         """Bring the state up to date.
 
@@ -231,7 +276,7 @@ class Recorder:
             WorkError: a loss is NaN or infinite; names epoch, step and the pictures of the batch.
         """
         first, steps = self.first, self.state.step - self.first
-        if not self.at_once and steps:
+        if steps and (self.unread or not self.at_once):
             sums = torch.zeros(2, steps, dtype=torch.float64)  # loss and pictures of each step
             places: list[list[Tensor]] = [[] for _ in range(steps)]
             if self.unread:
@@ -259,7 +304,7 @@ class Recorder:
 
     def _read(self, total: float, count: int, indices: list[Tensor], step: int) -> None:
         if not math.isfinite(total):
-            raise WorkError(self._diverged(total, indices, step))
+            raise Diverged(self._diverged(total, indices, step))
         self.state.loss_sum += total
         self.state.images += count
         if count:
@@ -323,7 +368,9 @@ def _end_epoch(
             job.processes.share_tensors(dict(network.named_buffers()))
         batches = _until(stop, job.processes.together(job.validation.epoch(0), stop))
         gather = job.processes.gather_predictions
-        found = predict_logits(shown, batches, device=job.device, amp=job.recipe.amp, gather=gather)
+        found = predict_logits(
+            shown, batches, device=job.device, amp=bool(job.recipe.amp), gather=gather
+        )
         if stop.signal is not None:
             return None
         recorder.note_bad(found.bad, training=False)
@@ -370,7 +417,9 @@ def _board(job: Job, state: State) -> AbstractContextManager[Board | None]:
 def _differences(saved: dict[str, object], here: dict[str, object]) -> list[str]:
     saved = {"processes": 1, **saved}
     changed = [
-        f"{key} {saved.get(key)} -> {here[key]}" for key in here if saved.get(key) != here[key]
+        f"{key} {saved.get(key)} -> {here[key]}"
+        for key in here
+        if saved.get(key, False) != here[key]
     ]
     return [f"resumed under another {', '.join(changed)}: no longer bit-exact"] if changed else []
 

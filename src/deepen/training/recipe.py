@@ -7,9 +7,10 @@ that a shortened run keeps the shape of its schedule.
 
 from __future__ import annotations
 
+import itertools
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -110,7 +111,9 @@ class Input(Block):
     """What the network sees: left out, deepen chooses by the network and the data.
 
     normalize: per channel to mean 0 and standard deviation 1 (channel), minus the mean picture of
-    the training set (pixel), or black to the first and white to the second of `range`.
+    the training set (pixel), or black to the first and white to the second of `range`. scale: what
+    white is above black then, 255 in papers that only subtract a mean; it takes the place of the
+    standard deviation.
     """
 
     size_px: int | None = Field(default=None, ge=1)
@@ -118,9 +121,12 @@ class Input(Block):
     pad_px: int | None = Field(default=None, ge=0)
     normalize: Literal["channel", "pixel", "range"] = "channel"
     range: tuple[float, float] | None = None
+    scale: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _possible(self) -> Input:
+        if self.scale is not None and self.normalize == "range":
+            raise ValueError("scale does not go with normalize: range")
         if (self.normalize == "range") != (self.range is not None):
             raise ValueError("range goes with normalize: range, and only with it")
         if self.range is not None and self.range[0] >= self.range[1]:
@@ -151,6 +157,52 @@ class Finetune(Block):
     lr_decay: float = Field(default=1.0, gt=0, le=1)
 
 
+class Init(Block):
+    """Where the weights start.
+
+    name: as the network's own paper has it (paper); N(0, std^2) with biases 0 (normal); or He et
+    al. 2015b's N(0, 2 / fan_in) with biases 0 (he). first, last: of the weights that `--init-from`
+    names, so many layers from the input on and so many up to the head are copied (Simonyan &
+    Zisserman 2014, section 3.1: 4 and 3); without them every layer of the same name and shape.
+    """
+
+    name: Literal["paper", "normal", "he"] = "paper"
+    std: float | None = Field(default=None, gt=0)
+    first: int | None = Field(default=None, ge=0)
+    last: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Init:
+        if (self.name == "normal") != (self.std is not None):
+            raise ValueError("std goes with name: normal, and only with it")
+        if (self.first is None) != (self.last is None):
+            raise ValueError("first and last go together")
+        return self
+
+
+class Span(Block):
+    """Where a search looks: from low to high, evenly or evenly in the logarithm, or among choices.
+
+    Whole numbers only, where low and high are whole.
+    """
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Span:
+        if self.low is None or self.high is None:
+            if not self.choices or self.log or self.low is not None or self.high is not None:
+                raise ValueError("give low and high, or choices")
+        elif self.choices:
+            raise ValueError("give low and high, or choices")
+        elif self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("high must be above low, and low above 0 where log is true")
+        return self
+
+
 class Recipe(Block):
     """A whole recipe; see the package's `recipes/` for those of the papers."""
 
@@ -165,6 +217,8 @@ class Recipe(Block):
     ema: Ema = Ema()
     finetune: Finetune = Finetune()
     input: Input = Input()
+    init: Init = Init()
+    search: dict[str, Span] = {}  # what `deepen search` may change: a dotted key and where it looks
     validation: int | None = Field(
         default=None, ge=0
     )  # pictures held out of training; None: the source's
@@ -173,8 +227,11 @@ class Recipe(Block):
     )  # epochs without a better one on validation
     accumulate: int = Field(default=1, ge=1)  # parts a batch goes through the network in
     clip_norm: float | None = Field(default=None, gt=0)
-    amp: bool = False  # bfloat16 autocast
-    channels_last: bool = True
+    # How it computes; left out, deepen chooses (deepen.training.speed)
+    amp: bool | None = None  # bfloat16 autocast
+    channels_last: bool | None = None
+    compile: bool | None = None
+    cuda_graph: bool | None = None
     max_bad_pictures: float = Field(
         default=0.05, ge=0, le=1
     )  # share of the files, above it the run stops
@@ -193,13 +250,47 @@ class Recipe(Block):
             for key, used in needs.items():
                 if used:
                     raise ValueError(f"{key} needs validation pictures, but validation is 0")
+        for dotted in self.search:
+            _check_key(dotted)
         return self
+
+
+def _check_key(dotted: str) -> None:
+    """Refuse what is no field of a recipe.
+
+    Raises:
+        ValueError: names the nearest field.
+    """
+    block: type[BaseModel] | None = Recipe
+    path = dotted.split(".")
+    for depth, key in enumerate(path):
+        known = {} if block is None else block.model_fields
+        if key not in known or key in ("search", "init", "seed"):
+            near = [] if block is None else _dotted(block, tuple(path[:depth]))
+            raise ValueError(f"search: {unknown('key', dotted, near)}")
+        kind = known[key].annotation
+        block = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    if block is not None:
+        raise ValueError(f"search: {dotted} is a block; name one of its fields")
 
 
 def list_recipes() -> list[str]:
     """Names of the recipes that ship with deepen."""
     folder = resources.files("deepen.training") / "recipes"
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[0] != "_")
+
+
+def recipe_text(name: str) -> str:
+    """A recipe that ships with deepen, as it was written."""
+    return (resources.files("deepen.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
+
+
+def recipe_source(name: str) -> tuple[str, str]:
+    """Where a recipe that ships with deepen comes from, and what it is for: its first comment."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), recipe_text(name).splitlines())
+    words = " ".join(line.removeprefix("#").strip() for line in lines)
+    source, _, purpose = words.partition(" For: ")
+    return source.rstrip("."), purpose
 
 
 def load_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
@@ -209,7 +300,7 @@ def load_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
         InputError: no such recipe, or one line for the first key that is unknown or impossible.
     """
     if name in list_recipes():
-        text = (resources.files("deepen.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
+        text = recipe_text(name)
     elif Path(name).is_file():
         text = Path(name).read_text("utf-8")
     elif name.endswith((".yaml", ".yml")):
@@ -248,7 +339,9 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         block: Any = Recipe
         for key in problem["loc"][:-1]:
-            block = block.model_fields[key].annotation
+            within = get_args(block)  # of a dict, what its values are
+            block = within[1] if within else block.model_fields[key].annotation
+        block = get_args(block)[1] if get_args(block) else block
         return str(unknown("key", where, _dotted(block, problem["loc"][:-1])))
     text = problem["msg"].removeprefix("Value error, ")
     got = "" if isinstance(problem["input"], dict | BaseModel) else f", got {problem['input']!r}"

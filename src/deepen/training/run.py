@@ -144,7 +144,8 @@ class Run:
             InputError: data.json or recipe.yaml is missing or damaged.
         """
         about, recipe = self.read_about(), self.read_recipe()
-        return identity(about["model"], about["classes"], about["fingerprint"], recipe)
+        start = (about.get("start") or {}).get("sha256")
+        return identity(about["model"], about["classes"], about["fingerprint"], recipe, start)
 
     def write_json(self, name: str, document: Any) -> None:
         """A document of the run, environment.json say."""

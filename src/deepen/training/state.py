@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from deepen.data.preprocess import decoder
 from deepen.training.averages import Averages
 from deepen.training.progress import Row
+from deepen.training.speed import Settings
 
 
 @dataclass
@@ -54,14 +56,15 @@ class State:
         self.batch, self.loss_sum, self.correct, self.images, self.seconds = 0, 0.0, 0, 0, 0.0
 
 
-def machine(device: torch.device, channels_last: bool, processes: int) -> dict[str, Any]:
+def machine(device: torch.device, settings: Settings, processes: int) -> dict[str, Any]:
     """What bits depend on beside the recipe and the data; a resume elsewhere is not bit-exact."""
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "channels_last": channels_last,
+        **settings._asdict(),
+        "decoder": decoder(),
         "processes": processes,
     }
 

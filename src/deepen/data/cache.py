@@ -1,0 +1,170 @@
+"""Decoded pictures, kept in one file that all workers of a loader map into their memory.
+
+What was put first stays: an epoch sees each picture once, so anything that made room for newer
+ones would throw each out before it is asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import multiprocessing
+import os
+import platform
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deepen.errors import WorkError
+
+_ENTRY = np.dtype(
+    [("offset", "<i8"), ("size", "<i4", 2), ("full_size", "<i4", 2), ("factor", "<i8")]
+)
+_FORMS = {1: 0, 2: 1, 4: 2, 8: 3}  # a picture may be kept once for each factor of reduction
+
+
+class DecodedPictures:
+    """At most `capacity` bytes of pixels, of `num_pictures` pictures of `channels` channels.
+
+    The file lies in `folder` (by default the system's for temporary files) for as long as this
+    object lives in the process that made it; one that a killed process left is cleared away by the
+    next. It crosses to workers however they are started.
+
+    Raises:
+        WorkError: the folder has no room for it, or cannot be written to.
+    """
+
+    def __init__(
+        self, capacity: int, num_pictures: int, channels: int, folder: Path | None = None
+    ) -> None:
+        folder = Path(tempfile.gettempdir() if folder is None else folder)
+        self.capacity = capacity
+        self.channels = channels
+        self.num_pictures = num_pictures
+        self._lock = multiprocessing.Lock()
+        self._head = 8 + num_pictures * len(_FORMS) * _ENTRY.itemsize
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear_left_behind(folder)
+            suffix = f"-{os.getpid()}{_suffix()}"
+            handle, name = tempfile.mkstemp(suffix, "decoded-", folder)
+            self._remove = weakref.finalize(self, _remove, os.getpid(), name, handle)
+            _reserve(handle, self._head, capacity, folder)
+        except OSError as error:
+            if hasattr(self, "_remove"):
+                self._remove()
+            words = error.strerror or error
+            raise WorkError(f"cache of {capacity:,} bytes in {folder}: {words}") from error
+        self.path = Path(name)
+        self._map()
+
+    def get(self, index: int, factor: int) -> Image.Image | None:
+        """The picture as it was put under `factor`."""
+        with self._lock:
+            entry = self._entries[index, _FORMS[factor]].copy()
+        if not entry["offset"]:
+            return None
+        width, height = (int(side) for side in entry["size"])
+        start, count = int(entry["offset"]), width * height * self.channels
+        pixels = np.frombuffer(self._bytes, np.uint8, count, start)
+        shape = (height, width) if self.channels == 1 else (height, width, self.channels)
+        image = Image.fromarray(pixels.reshape(shape))
+        full_size = tuple(int(side) for side in entry["full_size"])
+        image.info |= {"full_size": full_size, "factor": int(entry["factor"])}
+        return image
+
+    def full_size(self, index: int) -> tuple[int, int] | None:
+        """Width and height of a picture that is here in any form."""
+        with self._lock:
+            for entry in self._entries[index]:
+                if entry["offset"]:
+                    width, height = entry["full_size"]
+                    return int(width), int(height)
+        return None
+
+    def put(self, index: int, factor: int, image: Image.Image) -> None:
+        """Keep a picture under the factor that was asked for, if there is room.
+
+        One that is decoded in full whatever the factor, as it says no `info["full_size"]`, will be
+        found under each.
+        """
+        forms = [_FORMS[factor]] if "full_size" in image.info else list(_FORMS.values())
+        count = image.width * image.height * self.channels
+        with self._lock:
+            used = int(self._used[0])
+            if used + count > self.capacity or self._entries[index, _FORMS[factor]]["offset"]:
+                return
+            self._used[0] = used + count
+        start = self._head + used
+        pixels = np.frombuffer(self._bytes, np.uint8, count, start)
+        pixels[:] = np.asarray(image).reshape(-1)
+        with self._lock:  # seen by nobody before it is whole
+            sizes = image.size, image.info.get("full_size", image.size)
+            entry = np.array((start, *sizes, image.info.get("factor", 1)), _ENTRY)
+            self._entries[index, forms] = entry
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("capacity", "channels", "num_pictures", "path", "_lock", "_head")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def _map(self) -> None:
+        with open(self.path, "r+b") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0)
+        self._used = np.frombuffer(self._bytes, "<i8", 1)
+        entries = np.frombuffer(self._bytes, _ENTRY, self.num_pictures * len(_FORMS), 8)
+        self._entries = entries.reshape(self.num_pictures, len(_FORMS))
+
+
+def _reserve(handle: int, head: int, capacity: int, folder: Path) -> None:
+    """Make the file that long; where the disk fills up later, a mapped write would kill us."""
+    if shutil.disk_usage(folder).free < head + capacity:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.truncate(handle, head + capacity)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, head, capacity)
+
+
+def _remove(owner: int, name: str, handle: int) -> None:
+    if os.getpid() != owner:  # a worker that was forked
+        return
+    with contextlib.suppress(OSError):
+        os.close(handle)
+    with contextlib.suppress(OSError):  # Windows keeps what workers still map; the next one clears
+        os.unlink(name)
+
+
+def _suffix() -> str:
+    return f"@{platform.node()}.deepen-pictures"  # processes are known on their machine alone
+
+
+def _clear_left_behind(folder: Path) -> None:
+    """Remove the files of processes that are no more."""
+    for path in folder.iterdir():
+        if not path.name.endswith(_suffix()):
+            continue
+        number = path.name.removesuffix(_suffix()).rpartition("-")[2]
+        if number.isdecimal() and not _alive(int(number)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # signal 0 would end it; a file in use cannot be removed there anyway
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,158 @@
+"""What lies in a folder, remembered: a large one is opened again without going through its files.
+
+A folder's own entry changes when a file is added to it, removed, renamed or replaced by renaming,
+so those that have not changed are not read again. A file that is overwritten in place leaves no
+trace there: in folders of `MIN_FILES` pictures or more that alone goes unnoticed, until the index,
+in ~/.cache/deepen/index or below the environment's DEEPEN_CACHE_DIR, is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deepen.data.names import natural_key, to_text
+from deepen.data.preprocess import EXTENSIONS
+from deepen.errors import InputError
+from deepen.files import write_whole
+
+MIN_FILES = 10_000
+"""Fewer pictures are looked up each time: that takes no second, and misses no change."""
+
+_FORMAT = 1
+_SETTLED_NS = 2 * 10**9  # a file system's clock may tick this slowly
+
+
+class Listing(NamedTuple):
+    """What is visible in one folder, both in natural order."""
+
+    folder: Path
+    folders: list[str]
+    pictures: list[tuple[str, int]]
+    """Name, and size in bytes (-1: a dangling link)."""
+    ignored: dict[str, int]
+    """Other files, counted by their ending."""
+
+
+class FolderIndex:
+    """Lists folders below `root`; as a context, it keeps what it saw for the next time.
+
+    A cache that is damaged, or that cannot be written, is done without.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._file = _cache_file(root)
+        self._known = {} if self._file is None else _load(self._file)
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> FolderIndex:
+        return self
+
+    def __exit__(self, error: object, *rest: object) -> None:
+        if error is not None or self._file is None or self._seen == self._known:
+            return
+        with contextlib.suppress(Exception):
+            if sum(len(folder["names"]) for folder in self._seen.values()) >= MIN_FILES:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                _save(self._file, self._seen)
+            else:
+                self._file.unlink(missing_ok=True)
+
+    def listing(self, folder: Path) -> Listing:
+        """What lies in `root` or a folder below it; hidden files and folders do not count.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        key = "" if folder == self._root else str(folder.relative_to(self._root))
+        try:
+            state = _state(folder)
+            known = self._known.get(key)
+            if known is None or known["state"] != state:
+                known = {"state": state, **_read(folder)}
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
+        self._seen[key] = known
+        pictures = list(zip(known["names"], known["sizes"], strict=True))
+        return Listing(folder, known["folders"], pictures, known["ignored"])
+
+
+def _state(folder: Path) -> list[int]:
+    """What of a folder's own entry changes with its contents."""
+    about = os.stat(folder)
+    return [about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    began = time.time_ns()
+    folders: list[str] = []
+    sizes: dict[str, int] = {}
+    ignored: Counter[str] = Counter()
+    linked = False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            ending = os.path.splitext(entry.name)[1].lower()
+            if entry.is_dir():
+                folders.append(entry.name)
+                linked |= entry.is_symlink()
+            elif ending in EXTENSIONS:
+                sizes[entry.name] = _size(entry)
+            else:
+                ignored[to_text(ending) if ending else "without ending"] += 1
+    names = sorted(sizes, key=lambda name: natural_key(to_text(name)))
+    found = {
+        "folders": sorted(folders, key=lambda name: natural_key(to_text(name))),
+        "names": names,
+        "sizes": [sizes[name] for name in names],
+        "ignored": dict(ignored),
+    }
+    changed = max(_state(folder)[:2])
+    if linked or changed > began - _SETTLED_NS:
+        # Where a link leads to, or what comes within the clock's same tick, may change unseen.
+        found["state"] = None
+    return found
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a dangling link: decoding will name it
+        return -1
+
+
+def _cache_file(root: Path) -> Path | None:
+    try:
+        folder = Path(os.environ.get("DEEPEN_CACHE_DIR") or "~/.cache/deepen").expanduser()
+        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    except (OSError, RuntimeError):  # no home, a loop of links
+        return None
+    return folder / "index" / f"{name}.json"
+
+
+def _load(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        checksum, _, text = file.read_text("ascii").partition("\n")
+        if checksum != _checksum(text):
+            return {}
+        content = json.loads(text)
+        return content["folders"] if content["format"] == _FORMAT else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _save(file: Path, folders: dict[str, dict[str, Any]]) -> None:
+    text = json.dumps({"format": _FORMAT, "folders": folders}, separators=(",", ":"))
+    write_whole(file, f"{_checksum(text)}\n{text}")
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,227 @@
+"""What a source of pictures hands out: labelled pictures, split into training and held out.
+
+Which pictures belong to which split never depends on chance: held-out pictures are chosen by fixed
+hashes, in folders and shards by one of each picture's own key, so that adding pictures moves no
+other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from deepen.data.randomness import permutation
+from deepen.data.shards import Rows
+from deepen.errors import InputError
+
+SplitName = Literal["train", "val", "test"]
+
+SPLIT_FOLDERS: dict[str, SplitName] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+"""Folder names that stand for a split, and the split."""
+
+HELD_OUT = 0.1
+"""Share of a folder's pictures that is held out for each split it has no folder for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled pictures: in memory, as files, or as rows of Parquet shards."""
+
+    name: SplitName
+    labels: np.ndarray
+    """int64 (N,), places in the data set's classes."""
+    keys: Sequence[str]
+    """What identifies each picture for good: its path relative to the folder, with forward slashes,
+    or data set, original split and place there, as in `mnist/train/17`, or shard and row."""
+    images: np.ndarray | None = None
+    """uint8 (N, h, w, C)"""
+    files: tuple[Path, ...] | None = None
+    sizes: np.ndarray | None = None
+    """int64 (N,), of the files in bytes where they are known already; -1 where there is none."""
+    rows: Rows | None = None
+
+    def __post_init__(self) -> None:
+        given = [p for p in (self.images, self.files, self.rows) if p is not None]
+        assert len(given) == 1
+        assert len(given[0]) == len(self.labels) == len(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, index: int) -> str:
+        """What identifies this picture for good."""
+        return self.keys[index]
+
+    def encoded(self, index: int) -> Path | bytes:
+        """The picture as `open_picture` takes it; not of pictures in memory.
+
+        Raises:
+            PictureError: the row of a shard holds none, or cannot be read.
+        """
+        if self.files is not None:
+            return self.files[index]
+        assert self.rows is not None
+        return self.rows.read(index)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """The pictures shuffled for an epoch, int64 (N,): shards as `Rows.order` says."""
+        if self.rows is not None:
+            return self.rows.order(seed, epoch)
+        return permutation(seed, epoch, len(self))
+
+    def sample(self, count: int) -> list[int]:
+        """At most `count` pictures for statistics, evenly spaced; of shards, whole row groups."""
+        if self.rows is not None:
+            return self.rows.sample(count)
+        count = min(len(self), count)
+        return [i * len(self) // count for i in range(count)]
+
+    def take(self, places: Sequence[int]) -> Split:
+        """Those pictures alone, in that order."""
+        return replace(
+            self,
+            labels=self.labels[places],
+            keys=tuple(str(self.keys[i]) for i in places),
+            images=None if self.images is None else self.images[places],
+            files=None if self.files is None else tuple(self.files[i] for i in places),
+            sizes=None if self.sizes is None else self.sizes[places],
+            rows=None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places]),
+        )
+
+    def feed(self, digest: hashlib._Hash) -> None:
+        """Add keys, labels and image bytes (files: sizes; shards: sizes and footers)."""
+        digest.update("\n".join((self.name, *self.keys)).encode())
+        digest.update(self.labels.tobytes())
+        if self.images is not None:
+            digest.update(np.ascontiguousarray(self.images).data)
+        elif self.files is not None:
+            sizes = self.sizes
+            if sizes is None:
+                sizes = np.array([file_size(path) for path in self.files])
+            digest.update(sizes.astype("<i8").tobytes())
+        else:
+            assert self.rows is not None
+            digest.update(self.rows.shards.digest)
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """A data set, split and ready to be loaded."""
+
+    name: str
+    """What the user typed."""
+    root: Path | None
+    """The folder of the pictures; None for a data set known by name."""
+    classes: tuple[str, ...]
+    channels: int
+    splits: dict[SplitName, Split]
+    """`train` always, the others where there are pictures for them."""
+    notes: tuple[str, ...] = ()
+    """In words: how it was split, what is missing, what was left out."""
+    fingerprint: str = field(init=False)
+    """SHA-256 over classes, and each split's keys, labels and image bytes (`Split.feed`)."""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for split in self.splits.values():
+            split.feed(digest)
+        object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+
+Pools = dict[SplitName, np.ndarray]
+"""Which pictures of a source each split has, int64, in order."""
+
+
+def hold_out(
+    pools: Pools, own: Collection[SplitName], keys: Sequence[str], validation: int | None
+) -> list[str]:
+    """Take from the training pictures what no split of the source's own stands for.
+
+    Args:
+        pools: changed in place; `train` holds all where the source has no splits.
+        own: the splits that the source has itself.
+        keys: of all pictures.
+        validation: as for `open_source`.
+
+    Returns:
+        Notes on what was done.
+
+    Raises:
+        InputError: more are to be held out than there are.
+    """
+    notes: list[str] = []
+    if not own:
+        notes.append(_move("test", pools, keys, HELD_OUT, None))
+    if "val" not in own:
+        below = HELD_OUT if own else 2 * HELD_OUT  # the first tenth has gone to the test
+        notes.append(_move("val", pools, keys, below, validation))
+    elif validation == 0:
+        pools["train"] = np.concatenate([pools["train"], pools.pop("val")])
+        notes.append("validation: none, the folder's own validation pictures are trained on")
+    elif validation is not None:
+        notes.append(f"validation: the folder's own pictures, not {validation:,} held out")
+    return notes
+
+
+def note_on_test(pools: Pools) -> list[str]:
+    """What to say where there is no test split."""
+    if len(pools.get("test", ())):
+        return []
+    measured = "what is reported is measured on the validation pictures"
+    return [f"test: none; {measured if len(pools.get('val', ())) else 'no picture is held out'}"]
+
+
+def check_held_out(held: int, count: int) -> None:
+    """Refuse to hold out all or less than none.
+
+    Raises:
+        InputError: says how many there are.
+    """
+    if not 0 <= held < count:
+        raise InputError(f"validation: {held:,} held out, but there are {count:,} to train on")
+
+
+def _move(
+    split: Literal["val", "test"],
+    pools: Pools,
+    keys: Sequence[str],
+    below: float,
+    count: int | None,
+) -> str:
+    """Move the training pictures whose hash is below, or the `count` with the least."""
+    pictures = pools["train"]
+    hashes = np.array([_hash(str(keys[i])) for i in pictures.tolist()])
+    if count is None:
+        held = hashes < below
+    else:
+        check_held_out(count, len(pictures))
+        held = np.zeros(len(pictures), bool)
+        held[np.argsort(hashes, kind="stable")[:count]] = True
+    pools[split], pools["train"] = pictures[held], pictures[~held]
+    name = {"val": "validation", "test": "test"}[split]
+    return f"{name}: {held.sum():,} of {len(pictures):,} pictures, by a fixed hash of each path"
+
+
+def _hash(key: str) -> float:
+    """Where a picture falls between 0 and 1, whatever other pictures there are."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def file_size(path: Path) -> int:
+    """In bytes; -1 for a dangling link, which decoding will name."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
