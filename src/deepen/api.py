@@ -145,9 +145,12 @@ def train(
             tune=tune and run is None,
         )
         processes.gather("ready")  # who fails so far fails before anything is written
-        for line in filter(None, (parts.origin, parts.size) if run is None else ()):
+        said = [line for line in (parts.origin, parts.size) if line and run is None]
+        for line in said:
             reporter.message(line)
-        run = Run(Path(processes.share(first and str((run or _new_run(parts.plan, output)).path))))
+        if run is None and first:
+            run = _new_run(parts.plan, output, said)
+        run = Run(Path(processes.share(first and str(run and run.path))))
         if first:
             write_environment(run, where, began, command, processes.size)
         reporter.message(f"run {run.path}")
@@ -481,10 +484,11 @@ def _said(run: Run | None, reporter: Reporter) -> Run | None:
     return run
 
 
-def _new_run(plan: Plan, output: str | Path | None) -> Run:
+def _new_run(plan: Plan, output: str | Path | None, notes: list[str]) -> Run:
     stem = f"{Path(plan.data).resolve().name}-{plan.model}"
     run = Run.create(None if output is None else Path(output), stem)
-    run.write_json("data.json", plan.about())
+    about = plan.about()
+    run.write_json("data.json", {**about, "notes": [*about["notes"], *notes]})
     run.write_recipe(plan.recipe)  # last: with it the run has begun
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -76,10 +77,9 @@ def leaving_at_sigterm() -> Iterator[None]:
     try:
         yield
     except _Leave:
-        signal.signal(signal.SIGTERM, before)
         raise Preempted("stopped by SIGTERM; the same command with --resume auto goes on") from None
     finally:
-        if signal.getsignal(signal.SIGTERM) is _leave:  # else it is to be ignored to the end
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sends it to those that are ending
             signal.signal(signal.SIGTERM, before)
 
 
