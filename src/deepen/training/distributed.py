@@ -57,9 +57,9 @@ class Processes:
         """The device of this process."""
         return device
 
-    def wrap(self, model: nn.Module) -> Callable[[Tensor], Any]:
-        """The network's forward pass, with gradients of the whole batch."""
-        return model
+    def wrap(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The network's forward pass, compiled perhaps, with gradients of the whole batch."""
+        return forward
 
     def together(
         self, batches: Iterator[Batch], stop: StopRequest | None = None
@@ -175,26 +175,26 @@ class _Many(Processes):
             )
         return torch.device("cuda", self.local_rank)
 
-    def wrap(self, model: nn.Module) -> Callable[[Tensor], Any]:
+    def wrap(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         # Gradients of 1x1 kernels and single channels lie in memory as they like; they are copied.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Buffers are batch norm's statistics, which steps do not read: sent once an epoch.
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         without: dict[str, Any] = {name: False}  # its name in torch 2.15, and before
-        wrapped = DistributedDataParallel(_OrNothing(model), **without)
+        wrapped = DistributedDataParallel(_OrNothing(model, forward), **without)
         wrapped.register_comm_hook(None, lambda state, bucket: self._sum_of_parts(bucket.buffer()))
         # DDP lays its buckets out anew after the first step, and sums of three and more depend on
         # the layout. With a step without pictures behind it, all steps, a resumed one too, agree.
         wrapped(torch.empty(0)).backward()
         model.zero_grad()
 
-        def forward(images: Tensor) -> Any:
+        def shared(images: Tensor) -> Any:
             self.left -= len(images)
             wrapped.require_backward_grad_sync = self.left == 0  # of micro-batches, at the last
             return wrapped(images)
 
-        return forward
+        return shared
 
     def _sum_of_parts(self, gradients: Tensor) -> torch.futures.Future[Tensor]:
         """The mean over the pictures of all processes, however many of them each has."""
@@ -345,13 +345,14 @@ class _OrNothing(nn.Module):
     norm sees nothing.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
+        self.run = lambda images: forward(images)  # no second child with the same weights
 
     def forward(self, images: Tensor) -> Any:
         if len(images):
-            return self.model(images)
+            return self.run(images)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return torch.stack([p.flatten()[:0].sum() for p in trained]).sum()
 

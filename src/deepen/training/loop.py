@@ -120,7 +120,7 @@ def course(
         if per_step:
             scheduler.step()
 
-    forward = forward_of(processes.wrap(model), settings)
+    forward = processes.wrap(model, forward_of(model, settings))
     resident = None
     if settings.cuda_graph:
         resident = ResidentSteps(
