@@ -64,7 +64,7 @@ SMALL = {
     "vgg": ("vgg11", 32),
     "vgg-staged": ("vgg11", 32),
     "vgg-he": ("vgg11", 32),
-    "googlenet": ("googlenet", 64),
+    "googlenet": ("googlenet", 79),
     "resnet-imagenet": ("resnet18", 32),
     "resnet-cifar": ("resnet20", 32),
     "resnet110-cifar": ("resnet20", 32),
