@@ -29,7 +29,8 @@ def run(arguments: list[str], stop_at: str, number: signal.Signals | None) -> tu
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )
-    assert process.stderr is not None and process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout is not None
     for line in process.stderr:
         print(line, end="", file=sys.stderr)
         if number is not None and line.startswith(stop_at):
