@@ -63,7 +63,7 @@ def test_weights_bring_their_network_and_the_finetune_recipe():
     card = read_start("resnet20:cifar10", None, whole=True).loaded.card
     chosen = choose(pictures(500, None), None, None, {}, card)
     assert chosen.model == "resnet20"
-    assert (chosen.recipe.optimizer.lr, chosen.recipe.batch_size) == (0.01, 32)
+    assert (chosen.recipe.optimizer.lr, chosen.recipe.batch_size) == (0.03, 32)
     assert "which the weights belong to" in chosen.words[0]
     assert chosen.words[1].startswith("recipe: finetune, 40 epochs of 500")
 
