@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import statistics
 import tempfile
@@ -248,6 +249,9 @@ def timm(case: Case, workers: int) -> Turn:
 def lightning(case: Case) -> Turn:
     warnings.filterwarnings("ignore")
     import lightning
+
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of itself at each turn
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:

@@ -239,6 +239,18 @@ def test_two_processes_agree_with_one(place):
             assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-4)
 
 
+@pytest.mark.slow  # two commands
+def test_mixed_pictures_in_micro_batches_agree_with_one(place):
+    """The last batch, of one picture, is one piece in process 0, and none in the other."""
+    modern = {"accumulate": 3, "mix.mixup": 0.4, "mix.cutmix": 1.0, "ema.decay": 0.9}
+    for name, processes in (("pieces1", 1), ("pieces2", 2)):
+        ended = place.train(name, processes, recipe=RECIPE | modern, DEEPEN_TIMEOUT_S="60")
+        assert ended.status == 0, ended.err
+    assert_close(place.tensors("pieces2"), place.tensors("pieces1"))
+    for ours, theirs in zip(place.rows("pieces2"), place.rows("pieces1"), strict=True):
+        assert float(ours["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-4)
+
+
 def test_every_test_picture_is_counted_once(place):
     """899 pictures, an odd number, in batches of 114."""
     ours, theirs = (

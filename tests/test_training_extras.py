@@ -192,6 +192,17 @@ def test_accumulated_gradients_are_the_whole_batchs(parts, mixed):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_a_process_without_a_picture_still_has_one_part(count, parts):
+    """With its last part each process joins the sum of gradients, once."""
+    batch = Batch(torch.zeros(count, 1, 2, 2), torch.zeros(count).long(), torch.arange(count))
+    pieces = [part for part, _ in micro_batches(batch, parts)]
+    assert 1 <= len(pieces) <= parts
+    assert sum(len(part.labels) for part in pieces) == count
+    assert all(len(part.labels) for part in pieces) or count == 0
+
+
 def test_an_accumulating_run_is_the_plain_one_within_rounding(tmp_path):
     words = {"model": "lenet5_relu", "recipe": "quick"}
     changes = {**SHORT, "length.epochs": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ from deepen.training.parts import Parts, assemble, num_workers
 from deepen.training.plan import Plan, new_plan, newest_run, old_plan, same_plan
 from deepen.training.progress import Reporter, Silent
 from deepen.training.run import Run
+from deepen.training.search import Found, Order, Pruner, space_of
+from deepen.training.search import search as run_search
 from deepen.training.state import State
 from deepen.weights import load_weights, save_weights
 
@@ -142,19 +145,121 @@ def train(
             tune=tune and run is None,
         )
         processes.gather("ready")  # who fails so far fails before anything is written
-        for line in filter(None, (parts.origin, parts.size) if run is None else ()):
+        said = [line for line in (parts.origin, parts.size) if line and run is None]
+        for line in said:
             reporter.message(line)
-        run = Run(Path(processes.share(first and str((run or _new_run(parts.plan, output)).path))))
+        if run is None and first:
+            run = _new_run(parts.plan, output, said)
+        run = Run(Path(processes.share(first and str(run and run.path))))
         if first:
             write_environment(run, where, began, command, processes.size)
         reporter.message(f"run {run.path}")
         state = fit(parts.job(run), reporter, resume=resume is not None)
+        rates = [rate for row in state.history if (rate := row["images_per_s"])]
+        if rates:
+            reporter.message(f"measured {statistics.median(rates):,.0f} images/s in training")
         trained = _test(run, parts, state, reporter)
         if first:
             seconds = time.time() - began
             write_environment(run, where, began, command, processes.size, seconds)
             write_report(run.path)
         return trained
+
+
+class Searched(NamedTuple):
+    """A search that ended: its folder, what was found, and the best trial's scores.
+
+    `trained` is None while other processes still have trials under way.
+    """
+
+    folder: Path
+    found: Found
+    trained: Trained | None
+
+
+def search(
+    data: str | None = None,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    changes: dict[str, Any] | None = None,
+    trials: int = 20,
+    pruner: Pruner = "median",
+    storage: str | None = None,
+    study: str = "search",
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    exclude: Collection[str] = (),
+    workers: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> Searched:
+    """Search a recipe's space on validation pictures; then score the best trial's weights, once.
+
+    The best trial is not trained again: the weights of its best epoch are what is scored.
+
+    Args:
+        data: as for `train`; so are model, recipe, changes, data_dir, download, exclude, workers,
+            device, reporter and command.
+        model: chosen by the data when left out.
+        recipe: its `search:` block is the space; without one it is a usual space.
+        changes: of the recipe.
+        trials: how many are to finish in all; pruned ones count.
+        pruner: "median", "hyperband" or "none".
+        storage: URL of a database, for several processes; default a SQLite file in the folder.
+        study: the search's name in the storage.
+        output: the folder; must be new or empty. Default: runs/<data>-<model>-search-<number>.
+        resume: the folder of a search to go on with.
+        data_dir: where named data sets lie.
+        download: whether a named data set may be fetched.
+        exclude: pictures to leave out.
+        workers: processes that decode.
+        device: "cpu", "cuda", "mps".
+        reporter: shown what happens.
+        command: kept with each trial.
+
+    Raises:
+        DeepenError: whatever can be said in one line.
+    """
+    reporter = reporter or Silent()
+    where = pick_device(device)
+    if resume is not None:
+        folder, begun = Path(resume), Run(Path(resume) / "base")
+        if not (begun.path / "recipe.yaml").is_file():
+            raise InputError(f"--resume {folder}: no folder of a search")
+        plan = old_plan(begun, data, model, recipe, changes, data_dir, exclude)
+    else:
+        words = (data, model, recipe, changes, data_dir, download, exclude, reporter)
+        plan = new_plan(*words, device=where.type)
+        stem = f"{Path(plan.data).resolve().name}-{plan.model}-search"
+        folder = Run.create(None if output is None else Path(output), stem).path
+        begun = Run(folder / "base")
+        begun.path.mkdir()
+        begun.write_json("data.json", plan.about())
+        begun.write_recipe(plan.recipe)
+    space, said = space_of(plan.recipe)
+    reporter.message(said)
+    reporter.message(f"search {folder}")
+    order = Order(plan, space, pruner, folder, storage, study, command)
+    found = run_search(order, trials, where, workers, reporter)
+    if found.best is None or found.running:
+        return Searched(folder, found, None)
+    best = Run(Path(found.best.run))
+    tested = {path.parent.name for path in (folder / "trials").glob("*/scores.json")}
+    document = found.document(order, len(tested | {best.path.name}))
+    best.write_json("search.json", document)
+    if best.path.name not in tested:
+        reporter.message(f"trial {found.best.number} is the best; its weights are scored now")
+    trained = train(
+        resume=str(best.path), data_dir=data_dir, workers=workers, device=device, command=command
+    )
+    for name in ("report.html", "best.safetensors"):
+        write_whole(folder / name, (best.path / name).read_bytes())
+    begun.write_json("search.json", document)
+    return Searched(folder, found, trained)
 
 
 def evaluate(
@@ -379,10 +484,11 @@ def _said(run: Run | None, reporter: Reporter) -> Run | None:
     return run
 
 
-def _new_run(plan: Plan, output: str | Path | None) -> Run:
+def _new_run(plan: Plan, output: str | Path | None, notes: list[str]) -> Run:
     stem = f"{Path(plan.data).resolve().name}-{plan.model}"
     run = Run.create(None if output is None else Path(output), stem)
-    run.write_json("data.json", plan.about())
+    about = plan.about()
+    run.write_json("data.json", {**about, "notes": [*about["notes"], *notes]})
     run.write_recipe(plan.recipe)  # last: with it the run has begun
     return run
 

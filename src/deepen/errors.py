@@ -20,6 +20,10 @@ class WorkError(DeepenError):
     """The work failed: a diverged loss, a full disk."""
 
 
+class Diverged(WorkError):
+    """A loss became NaN or infinite."""
+
+
 class InputError(DeepenError, ValueError):
     """The user's words or data are off; names the file or flag and what would be right."""
 

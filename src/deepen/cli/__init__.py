@@ -19,7 +19,9 @@ from deepen.cli import (
     models,
     predict,
     probe,
+    recipes,
     report,
+    search,
     study,
     train,
     verify_resume,
@@ -41,8 +43,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 VERBS = (
-    *(train, evaluate, predict, doctor, models, info, compare, report, demo),
-    *(byhand, claims, study, verify_resume, find_lr, probe),
+    *(train, evaluate, predict, doctor, models, recipes, info, compare, report, demo),
+    *(byhand, claims, study, verify_resume, find_lr, probe, search),
 )
 for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -22,11 +23,12 @@ EXAMPLE = (
 
 def train(
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder of pictures (train/<class>/... and val/<class>/..., or <class>/...), or "
-            "digits, mnist, fashion-mnist, cifar10, cifar100. May be left out with --resume RUN.",
+            help="A folder of pictures (train/<class>/... and val/<class>/..., or <class>/...); "
+            "Parquet files or a folder of them, or hf://owner/name; or digits, mnist, "
+            "fashion-mnist, cifar10, cifar100. May be left out with --resume RUN.",
         ),
     ] = None,
     model: Annotated[
@@ -74,7 +76,7 @@ def train(
     ] = None,
     download: Annotated[
         bool,
-        typer.Option("--download", help="Fetch a named data set, or trained weights for photos."),
+        typer.Option("--download", help="Fetch named data, hf://, or ImageNet weights for photos."),
     ] = False,
     exclude: Annotated[
         Path | None,
@@ -135,7 +137,7 @@ def train(
         from deepen.training.progress import Bars
 
         trained = api.train(
-            data,
+            _one_word(data or []),
             model=model,
             recipe=recipe,
             changes=changes,
@@ -175,6 +177,14 @@ def parse_change(word: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {word}: write it as KEY=VALUE, optimizer.nesterov=true say")
     return key.strip(), yaml.safe_load(value)
+
+
+def _one_word(words: list[str]) -> str | None:
+    """Several Parquet files, as a shell's pattern gives them, are one source."""
+    strange = [word for word in words if not word.lower().endswith(".parquet")]
+    if len(words) > 1 and strange:
+        raise InputError(f"{strange[-1]}: one folder or data set at a time, or Parquet files")
+    return os.pathsep.join(words) or None
 
 
 def parse_bytes(word: str) -> int:

@@ -58,6 +58,8 @@ class Batch:
     """Pictures of this batch that could not be decoded: left out, not replaced."""
     shares: Tensor | None = None
     """float32 (B, K), the shares of the classes where pictures are mixed."""
+    elsewhere: int = 0
+    """How many pictures of this batch other processes have."""
 
     @property
     def targets(self) -> Tensor:
@@ -68,9 +70,6 @@ class Batch:
         """A part of the pictures, without the bad ones."""
         shares = None if self.shares is None else self.shares[place]
         return Batch(self.images[place], self.labels[place], self.indices[place], shares=shares)
-
-    elsewhere: int = 0
-    """How many pictures of this batch other processes have."""
 
 
 class Batches:

@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import math
-import re
 import shlex
 import statistics
 import struct
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
@@ -29,9 +28,14 @@ from pydantic import BaseModel, ValidationError
 from deepen.errors import InputError
 from deepen.evaluation.metrics import ClassScore, Scores
 from deepen.files import write_whole
+from deepen.report.drawing import INK, draw
+from deepen.report.search import search_charts
 from deepen.training.run import COLUMNS
 from deepen.visualization.filters import filter_tiles, first_layer
 from deepen.weights import Card, read_card
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
@@ -78,6 +82,7 @@ def write_report(run: Path) -> Path:
     kept = card.epoch if card and any(row["eval_top1"] is not None for row in rows) else None
     evaluation = _evaluation(run / "scores.json")
     scores = evaluation.scores if evaluation else None
+    found = _json(run / "search.json", needed=False)
     data, environment = _json(run / "data.json"), _json(run / "environment.json")
     timing = _timing(rows)
     page = _template().render(
@@ -90,6 +95,8 @@ def write_report(run: Path) -> Path:
         rows=rows,
         kept=kept,
         charts=_charts(rows, kept),
+        search=found,
+        search_charts=search_charts(found) if found else [],
         timing=timing,
         facts_of_data=_facts_of_data(data, card),
         facts_of_time=_facts_of_time(rows, timing, environment),
@@ -354,9 +361,6 @@ def _confusions(scores: Scores) -> list[dict[str, Any]]:
 
 # Curves
 
-# Stand-ins that matplotlib draws with; the page's style sheet decides what they look like.
-_INK = {"train": "#000001", "eval": "#000002", "axis": "#000003", "grid": "#000004"}
-
 
 def _charts(rows: Sequence[Row], kept: int | None) -> list[dict[str, Any]]:
     """Loss and top-1 against epochs, of training and, where held out, of validation."""
@@ -381,24 +385,18 @@ def _chart(
     title: str, series: dict[str, list[tuple[float, float]]], kept: int | None
 ) -> tuple[Markup, bool]:
     """A line chart for inlining, and whether its y axis is logarithmic."""
-    import matplotlib  # takes a second
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
     xs, ys = zip(*itertools.chain(*series.values()), strict=True)
     is_log = title == "Loss" and min(ys) > 0 and max(ys) / min(ys) > 50
-    # matplotlib's ids repeat from figure to figure but for those it salts.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
-        matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": title}
-        figure = Figure(figsize=(520 / 72, 290 / 72))  # one unit of the SVG is 1/72 inch
-        axes = figure.add_axes((0.125, 0.165, 0.855, 0.805))
+
+    def paint(axes: Axes) -> None:
         for name, points in series.items():
             dots = {"marker": "o", "markersize": 5} if len(points) <= 2 else {}
-            axes.plot(*zip(*points, strict=True), color=_INK[name], linewidth=2, **dots)
+            axes.plot(*zip(*points, strict=True), color=INK[name], linewidth=2, **dots)
         axes.margins(x=0.05 if len(set(xs)) > 1 else 10)
         if kept is not None:
-            axes.axvline(kept, color=_INK["axis"], linewidth=1, dashes=(2, 3))
+            axes.axvline(kept, color=INK["axis"], linewidth=1, dashes=(2, 3))
         if is_log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -408,27 +406,6 @@ def _chart(
         if title != "Loss":
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch", color=_INK["axis"], labelpad=6)
-        axes.grid(axis="y", color=_INK["grid"], linewidth=1)
-        axes.tick_params(which="both", length=0, pad=7, labelcolor=_INK["axis"])
-        axes.spines[["top", "left", "right"]].set_visible(False)
-        axes.spines["bottom"].set_color(_INK["grid"])
-        drawing = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(drawing, format="svg", transparent=True, metadata=nothing)
-    return _inline(drawing.getvalue(), title), is_log
+        axes.set_xlabel("epoch", color=INK["axis"], labelpad=6)
 
-
-def _inline(svg: str, title: str) -> Markup:
-    """Without what belongs to a file of its own, and with the style sheet's colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{title}">', svg
-    )
-    svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z0-9]+(?:\.axis)?_\d+"', "", svg)
-    svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r"font-(?:size|family): [^;]*; ", "", svg)
-    for name, stand_in in _INK.items():
-        svg = svg.replace(stand_in, f"var(--{name})")
-    return Markup(re.sub(r"\s*\n\s*", " ", svg))
+    return draw(title, paint), is_log

@@ -22,7 +22,7 @@ IMAGES_TO_SEE = {"cpu": 20_000, "mps": 200_000, "cuda": 2_000_000}
 """Pictures that a chosen run goes through in all, by the kind of device."""
 LONGEST_S = 1800
 """What a chosen run may take by the rule below; a larger network that would take longer is not."""
-MACS_PER_S = {"cpu": 30e9, "mps": 500e9, "cuda": 5e12}
+MACS_PER_S = {"cpu": 30e9, "mps": 500e9, "cuda": 15e12}
 """A rule of thumb for training, a CPU's for each core (ResNet-20 on AVX2: 25 to 33 billion)."""
 TRAINING = 3  # a step costs as much as three predictions: forward, and backward twice that
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 60

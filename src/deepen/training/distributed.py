@@ -17,10 +17,9 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -32,10 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepen.data.loader import Batch
 from deepen.data.preprocess import PictureError
-from deepen.errors import DeepenError, InputError, Interrupted, Preempted, WorkError
+from deepen.errors import DeepenError, InputError, Interrupted, WorkError
 from deepen.evaluation.protocols import Predictions
 from deepen.training.checkpoint import Checkpoint
-from deepen.training.stop import StopRequest
+from deepen.training.stop import StopRequest, leaving_at_sigterm
 
 TIMEOUT_S = 600.0
 """A process that lets the others wait longer has hung; DEEPEN_TIMEOUT_S has another number."""
@@ -58,9 +57,9 @@ class Processes:
         """The device of this process."""
         return device
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The network whose gradients are of the whole batch."""
-        return model
+    def wrap(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The network's forward pass, compiled perhaps, with gradients of the whole batch."""
+        return forward
 
     def together(
         self, batches: Iterator[Batch], stop: StopRequest | None = None
@@ -71,13 +70,12 @@ class Processes:
     def seed(self, seed: int, step: int) -> None:
         """Make torch's random numbers, dropout's, this step's and process's own."""
 
-    def mean(self, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Means over all processes, (N,) each, and the counts that they are now over."""
-        return values, counts
+    def agree(self, stop: StopRequest) -> None:
+        """What was asked of one process is asked of all."""
 
-    def total(self, count: int) -> int:
-        """The sum over all processes."""
-        return count
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, of a tensor on the CPU."""
+        return values
 
     def share(self, document: Any, timeout_s: float | None = None) -> Any:
         """What process 0 has, as JSON keeps it."""
@@ -113,12 +111,12 @@ def join() -> Iterator[Processes]:
         yield Processes()
         return
     processes = _Many()
-    with _sigterm_raises():
-        try:
+    try:
+        with leaving_at_sigterm():
             yield processes
             processes.gather("done", ALONE_TIMEOUT_S)
-        except BaseException as error:
-            processes.fail(error)
+    except BaseException as error:
+        processes.fail(error)
     dist.destroy_process_group()
 
 
@@ -162,6 +160,7 @@ class _Many(Processes):
             torch.cuda.set_device(self.local_rank)  # or each would begin by using the first
         self.store = PrefixStore("deepen", store)
         self.words = 0  # documents shared so far: each has a key of its own
+        self.left = 0  # pictures of the batch that have not gone forward yet
         self.part = 1.0  # of the batch's pictures, those that are in this process
 
     def place(self, device: torch.device) -> torch.device:
@@ -176,20 +175,26 @@ class _Many(Processes):
             )
         return torch.device("cuda", self.local_rank)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         # Gradients of 1x1 kernels and single channels lie in memory as they like; they are copied.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Buffers are batch norm's statistics, which steps do not read: sent once an epoch.
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         without: dict[str, Any] = {name: False}  # its name in torch 2.15, and before
-        wrapped = DistributedDataParallel(_OrNothing(model), **without)
+        wrapped = DistributedDataParallel(_OrNothing(model, forward), **without)
         wrapped.register_comm_hook(None, lambda state, bucket: self._sum_of_parts(bucket.buffer()))
         # DDP lays its buckets out anew after the first step, and sums of three and more depend on
         # the layout. With a step without pictures behind it, all steps, a resumed one too, agree.
         wrapped(torch.empty(0)).backward()
         model.zero_grad()
-        return wrapped
+
+        def shared(images: Tensor) -> Any:
+            self.left -= len(images)
+            wrapped.require_backward_grad_sync = self.left == 0  # of micro-batches, at the last
+            return wrapped(images)
+
+        return shared
 
     def _sum_of_parts(self, gradients: Tensor) -> torch.futures.Future[Tensor]:
         """The mean over the pictures of all processes, however many of them each has."""
@@ -201,19 +206,13 @@ class _Many(Processes):
         self, batches: Iterator[Batch], stop: StopRequest | None = None
     ) -> Iterator[Batch]:
         for batch in batches:
-            asked = None if stop is None else stop.asked
-            counts = torch.tensor(
-                [len(batch.indices), len(batch.bad), asked == signal.SIGTERM, asked is not None]
-            )
-            dist.all_reduce(counts)
-            pictures, num_bad, terminated, stopped = counts.tolist()
-            if stop is not None and stopped:
-                stop.signal = signal.SIGTERM if terminated else signal.SIGINT
+            pictures, num_bad = self._agree(stop, len(batch.indices), len(batch.bad))
             bad = batch.bad
             if num_bad:
                 lists = self.gather([[error.path, error.reason] for error in bad])
                 bad = tuple(PictureError(*each) for errors in lists for each in errors)
             self.part = len(batch.indices) / max(1, pictures)
+            self.left = len(batch.indices)
             yield replace(batch, bad=bad, elsewhere=pictures - len(batch.indices))
 
     def seed(self, seed: int, step: int) -> None:
@@ -224,15 +223,21 @@ class _Many(Processes):
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed(bits)
 
-    def mean(self, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        sums = torch.stack([values * counts, counts.double()])
-        dist.all_reduce(sums)
-        return sums[0] / sums[1].clamp(min=1), sums[1].long()
+    def agree(self, stop: StopRequest) -> None:
+        self._agree(stop)
 
-    def total(self, count: int) -> int:
-        tensor = torch.tensor(count)
-        dist.all_reduce(tensor)
-        return int(tensor)
+    def _agree(self, stop: StopRequest | None, *counts: int) -> list[int]:
+        """Sums of counts over all processes; one message for them and for what was asked."""
+        asked = None if stop is None else stop.asked
+        flags = (asked == signal.SIGTERM, asked is not None)
+        *sums, terminated, stopped = self.sum(torch.tensor([*counts, *flags])).tolist()
+        if stop is not None and stopped:
+            stop.signal = signal.SIGTERM if terminated else signal.SIGINT
+        return sums
+
+    def sum(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values)
+        return values
 
     def share(self, document: Any, timeout_s: float | None = None) -> Any:
         self.words += 1
@@ -340,30 +345,16 @@ class _OrNothing(nn.Module):
     norm sees nothing.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
+        self.run = lambda images: forward(images)  # no second child with the same weights
 
     def forward(self, images: Tensor) -> Any:
         if len(images):
-            return self.model(images)
+            return self.run(images)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return torch.stack([p.flatten()[:0].sum() for p in trained]).sum()
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM outside the loop, which has its own handler, ends this process in an orderly way."""
-
-    def preempted(number: int, frame: FrameType | None) -> NoReturn:
-        raise Preempted("stopped by SIGTERM; what was saved goes on with --resume")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, preempted)
-    yield  # after an error it stays ignored: the process is about to end
-    signal.signal(signal.SIGTERM, before)
 
 
 def _of_torch_distributed(error: BaseException) -> bool:

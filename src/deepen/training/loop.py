@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepen.data.loader import Batch, Batches
 from deepen.data.preprocess import PictureError
-from deepen.errors import InputError, WorkError
+from deepen.errors import Diverged, InputError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.averages import build_averages
 from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
@@ -120,7 +120,7 @@ def course(
         if per_step:
             scheduler.step()
 
-    forward = forward_of(processes.wrap(model), settings)
+    forward = processes.wrap(model, forward_of(model, settings))
     resident = None
     if settings.cuda_graph:
         resident = ResidentSteps(
@@ -180,6 +180,7 @@ def course(
                     job.save_weights("best", row, shown)
                 save()
             reporter.epoch(row, epochs)
+        processes.agree(stop)
         if stop.signal is not None:  # it came while the last checkpoint was written
             raise stop.error(f"trained and saved; score it with --resume {job.run.path}")
     yield state
@@ -189,17 +190,14 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | No
     """Up to `parts` pieces of a batch, each with its share of the pictures (None: all of them).
 
     With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
-    Several processes have equally many pieces, of which some may be empty.
     """
     if parts == 1 or len(batch.labels) < 2:
         yield batch, None
         return
-    count = len(batch.labels)
-    size = max(1, math.ceil(count / parts))
-    for start in range(0, parts * size, size):
+    size = math.ceil(len(batch.labels) / parts)
+    for start in range(0, len(batch.labels), size):
         part = batch[start : start + size]
-        if len(part.labels) or batch.elsewhere:
-            yield part, batch.images.new_tensor(len(part.labels) / max(1, count))
+        yield part, batch.images.new_tensor(len(part.labels) / len(batch.labels))
 
 
 def combine(
@@ -243,23 +241,23 @@ class Recorder:
     def __init__(self, job: Job, state: State, reporter: Reporter) -> None:
         self.job, self.state, self.reporter = job, state, reporter
         self.at_once = job.device.type == "cpu" and job.processes.size == 1
-        self.steps = 0  # not summed up yet
+        self.first = state.step  # of those not summed up yet
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.unread: list[tuple[Tensor, Tensor, int]] = []  # loss, indices, step
 
     def add(self, batch: Batch, logits: Tensor, loss: Tensor) -> None:
         """Note a step: logits (B, K) and the mean loss of the batch."""
+        if self.state.step >= self.first + self.EVERY:
+            self.flush()
         if self.at_once:
-            self._read(loss.item(), len(batch.indices), batch.indices, self.state.step)
+            count = len(batch.indices)
+            self._read(loss.item() * count, count, [batch.indices], self.state.step)
         else:
             self.unread.append((loss.detach(), batch.indices, self.state.step))
         if len(batch.labels):
             self.logits.append(logits.detach())
             self.labels.append(batch.labels)
-        self.steps += 1
-        if self.steps == self.EVERY:
-            self.flush()
 
     def add_resident(self, steps: ResidentSteps, first: int) -> None:
         """Note the steps from batch `first` on that `steps` took, and wait for them."""
@@ -277,30 +275,40 @@ class Recorder:
         Raises:
             WorkError: a loss is NaN or infinite; names epoch, step and the pictures of the batch.
         """
-        if self.unread:
-            losses, indices, steps = zip(*self.unread, strict=True)
-            counts = torch.tensor([len(places) for places in indices])
-            means = self.job.processes.mean(torch.stack(losses).double().cpu(), counts)
-            values, totals = (each.tolist() for each in means)
-            for value, count, places, step in zip(values, totals, indices, steps, strict=True):
-                self._read(value, count, places, step)
-        correct = 0
+        first, steps = self.first, self.state.step - self.first
+        if steps and (self.unread or not self.at_once):
+            sums = torch.zeros(2, steps, dtype=torch.float64)  # loss and pictures of each step
+            places: list[list[Tensor]] = [[] for _ in range(steps)]
+            if self.unread:
+                losses, indices, at = zip(*self.unread, strict=True)
+                where = torch.tensor(at) - first
+                pictures = torch.tensor([len(each) for each in indices], dtype=torch.float64)
+                values = torch.stack(losses).double().cpu()  # waits for the device, once
+                sums[0].index_add_(0, where, values * pictures)
+                sums[1].index_add_(0, where, pictures)
+                for each, step in zip(indices, at, strict=True):
+                    places[step - first].append(each)
+            totals, counts = self.job.processes.sum(sums).tolist()
+            for step in range(steps):
+                self._read(totals[step], int(counts[step]), places[step], first + step)
+        correct = torch.zeros((), dtype=torch.int64)
         if self.labels:
             predicted = torch.cat(self.logits).argmax(1)
-            correct = int((predicted == torch.cat(self.labels)).sum())
-        if self.steps:
-            self.state.correct += self.job.processes.total(correct)
-        self.steps = 0
+            correct += int((predicted == torch.cat(self.labels)).sum())
+        if steps:
+            self.state.correct += int(self.job.processes.sum(correct))
+        self.first += steps
         self.unread.clear()
         self.logits.clear()
         self.labels.clear()
 
-    def _read(self, value: float, count: int, indices: Tensor, step: int) -> None:
-        if not math.isfinite(value):
-            raise WorkError(self._diverged(value, indices, step))
-        self.state.loss_sum += value * count
+    def _read(self, total: float, count: int, indices: list[Tensor], step: int) -> None:
+        if not math.isfinite(total):
+            raise Diverged(self._diverged(total, indices, step))
+        self.state.loss_sum += total
         self.state.images += count
-        self.reporter.batch(count, value)
+        if count:
+            self.reporter.batch(count, total / count)
 
     def note_bad(self, errors: Sequence[PictureError], *, training: bool) -> None:
         """Name the pictures that could not be decoded, once each.
@@ -321,9 +329,9 @@ class Recorder:
                 f"see them all with: deepen doctor"
             )
 
-    def _diverged(self, value: float, indices: Tensor, step: int) -> str:
+    def _diverged(self, value: float, indices: list[Tensor], step: int) -> str:
         split = self.job.train.split
-        parts = self.job.processes.gather(indices.tolist())
+        parts = self.job.processes.gather(torch.cat(indices).tolist())
         names = [split.key(i) for part in parts for i in part]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (

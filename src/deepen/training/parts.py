@@ -111,6 +111,7 @@ class Parts:
             validation=self.plan.recipe.validation,
             recipe=self.plan.recipe.model_dump(mode="json", exclude_none=True),
             epoch=epoch,
+            source=self.origin,
             deepen_version=deepen.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
         )

@@ -17,10 +17,8 @@ from deepen.training.initialization import Start, read_start
 from deepen.training.progress import Reporter
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
 from deepen.training.run import Run
+from deepen.weights.from_torchvision import is_torchvision
 from deepen.weights.names import TORCHVISION
-
-IMAGENET = "imagenet"
-"""The word for torchvision's weights."""
 
 
 class Plan(NamedTuple):
@@ -167,11 +165,11 @@ def _consented(
     """Whether weights may be fetched: for a folder of photographs that nobody has a recipe for."""
     known = model is None or model in TORCHVISION.values()
     photographs = source.root is not None and source.splits["train"].files is not None
-    return IMAGENET if download and known and recipe is None and photographs else None
+    return "imagenet" if download and known and recipe is None and photographs else None
 
 
 def _pretrained(weights: str, model: str | None, device: str) -> Start:
-    if weights.lower().startswith(IMAGENET) and model is None:
+    if model is None and is_torchvision(weights):
         model = PRETRAINED.get(device, PRETRAINED["cpu"])
     return read_start(weights, model, whole=True)
 

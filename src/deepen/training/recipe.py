@@ -7,6 +7,7 @@ that a shortened run keeps the shape of its schedule.
 
 from __future__ import annotations
 
+import itertools
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -279,6 +280,19 @@ def list_recipes() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[0] != "_")
 
 
+def recipe_text(name: str) -> str:
+    """A recipe that ships with deepen, as it was written."""
+    return (resources.files("deepen.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
+
+
+def recipe_source(name: str) -> tuple[str, str]:
+    """Where a recipe that ships with deepen comes from, and what it is for: its first comment."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), recipe_text(name).splitlines())
+    words = " ".join(line.removeprefix("#").strip() for line in lines)
+    source, _, purpose = words.partition(" For: ")
+    return source.rstrip("."), purpose
+
+
 def load_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe by name or path and apply `changes`, {"optimizer.lr": 0.1} say.
 
@@ -286,7 +300,7 @@ def load_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
         InputError: no such recipe, or one line for the first key that is unknown or impossible.
     """
     if name in list_recipes():
-        text = (resources.files("deepen.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
+        text = recipe_text(name)
     elif Path(name).is_file():
         text = Path(name).read_text("utf-8")
     elif name.endswith((".yaml", ".yml")):

@@ -177,8 +177,8 @@ class Run:
             WorkError: they cannot be written.
         """
         folder = self.path / "tensorboard"
-        now = time.time()
-        path = folder / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}"
+        now = time.time()  # a run may be stopped and gone on with within a second
+        path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
         try:
             folder.mkdir(exist_ok=True)
             with open(path, "ab") as file:

@@ -26,7 +26,7 @@ PHOTO_PX = 96
 # Fields of a recipe, optimizers and losses, that a captured step heeds, or that concern none.
 _CAPTURED = {
     *("length", "batch_size", "seed", "optimizer", "schedule", "loss", "augment", "input"),
-    *("validation", "early_stopping", "clip_norm", "max_bad_pictures"),
+    *("validation", "early_stopping", "clip_norm", "max_bad_pictures", "search", "init"),
     *("channels_last", "amp", "compile", "cuda_graph"),
 }
 _CAPTURED_KINDS = {"sgd", "adamw", "cross_entropy", "map"}

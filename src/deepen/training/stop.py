@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -78,7 +79,8 @@ def leaving_at_sigterm() -> Iterator[None]:
     except _Leave:
         raise Preempted("stopped by SIGTERM; the same command with --resume auto goes on") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sends it to those that are ending
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Leave(BaseException):

@@ -41,7 +41,8 @@ class Card(BaseModel):
         validation: pictures that were held out of training, where the recipe says it.
         recipe: the whole recipe, as plain fields.
         epoch: passes over the training pictures behind these weights.
-        source: where another program's weights came from, in words, with the file's SHA-256.
+        source: where another program's weights came from, in words, with the file's SHA-256; or
+            which weights these were trained from.
         deepen_version: of the program that wrote the file.
         created: UTC, ISO 8601.
     """

@@ -1,0 +1,171 @@
+"""Search: interrupted and resumed it is the search that was never stopped; the test comes last."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from deepen import api
+from deepen.errors import InputError, Interrupted
+from deepen.training.progress import Silent
+from deepen.training.recipe import Span, load_recipe
+from deepen.training.search import space_of
+
+optuna = pytest.importorskip("optuna", reason="optuna is not installed: deepen[search]")
+
+TINY = {"length.epochs": 2, "batch_size": 128, "validation": 200, "schedule.warmup_steps": 0}
+WORDS = {"model": "mlp", "recipe": "quick", "changes": TINY, "pruner": "none"}
+
+
+class StopAt(Silent):
+    """Ctrl-C after so many batches; keeps what is said."""
+
+    def __init__(self, batches: int = 0) -> None:
+        self.left, self.lines = batches, []
+
+    def batch(self, images: int, loss: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def study_of(folder: Path, name: str = "search"):
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'search.db'}")
+
+
+def results(found):
+    """What was tried and what came of it, killed trials left out."""
+    return [(t.values, t.top1, t.loss, t.epochs) for t in found.trials if t.state != "fail"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return api.search("digits", **WORDS, trials=3, output=tmp_path_factory.mktemp("s") / "whole")
+
+
+def test_a_search_ends_with_a_test_and_a_report(whole):
+    folder, best = whole.folder, whole.found.best
+    assert [t.state for t in whole.found.trials] == ["complete"] * 3
+    assert best.top1 == max(t.top1 for t in whole.found.trials)
+    defaults = load_recipe("quick", TINY)
+    first = whole.found.trials[0].values
+    assert first["optimizer.lr"] == defaults.optimizer.lr  # the recipe as it stands comes first
+    assert first["loss.label_smoothing"] == defaults.loss.label_smoothing
+    # Only the best trial was scored on the test pictures; its weights are the search's.
+    scored = [path.parent for path in folder.glob("trials/*/scores.json")]
+    assert scored == [Path(best.run)]
+    assert whole.trained.split == "test"
+    weights = (scored[0] / "best.safetensors").read_bytes()
+    assert (folder / "best.safetensors").read_bytes() == weights
+    again = api.evaluate(folder / "best.safetensors")
+    assert again.top1 == whole.trained.scores.top1
+    page = (folder / "report.html").read_text()
+    assert 'id="search"' in page
+    assert page.count('<figure class="chart card">') >= 2 + 1 + 3  # curves, history, a key each
+    assert f"trial {best.number}, the best of 3" in page
+    assert "scored once" in page
+    document = json.loads((scored[0] / "search.json").read_text())
+    assert document["best"] == best.number
+    assert [t["values"] for t in document["trials"]] == [t.values for t in whole.found.trials]
+
+
+@pytest.mark.parametrize("batch", [1, 9, 14])
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(whole, tmp_path, batch):
+    """Six batches an epoch: in the first trial, and in the second's first and last epoch."""
+    folder = tmp_path / "s"
+    with pytest.raises(Interrupted, match="--resume"):
+        api.search("digits", **WORDS, trials=3, output=folder, reporter=StopAt(batch))
+    assert not list(folder.glob("trials/*/scores.json"))
+    states = [t.state.name for t in study_of(folder).trials]
+    assert states.count("FAIL") == 1
+    assert states[-1] == "WAITING"
+    resumed = api.search(resume=folder, trials=3, pruner="none")
+    assert results(resumed.found) == results(whole.found)
+    assert resumed.trained.scores == whole.trained.scores
+
+
+def test_a_killed_search_is_taken_up(whole, tmp_path):
+    """As kill -9 leaves it: a trial that says it is running, and no one is."""
+    folder = tmp_path / "s"
+    with pytest.raises(Interrupted):
+        api.search("digits", **WORDS, trials=3, output=folder, reporter=StopAt(14))
+    study = study_of(folder)
+    running = study.ask()  # takes up the waiting one, as a process would
+    for key, span in space_of(load_recipe("quick"))[0].items():
+        running.suggest_float(key, span.low, span.high, log=span.log)
+    resumed = api.search(resume=folder, trials=3, pruner="none")
+    assert [t.state for t in resumed.found.trials].count("fail") == 2
+    assert results(resumed.found) == results(whole.found)
+
+
+def test_more_trials_go_on_from_the_same_history(whole, tmp_path):
+    folder = tmp_path / "s"
+    two = api.search("digits", **WORDS, trials=2, output=folder)
+    assert results(two.found) == results(whole.found)[:2]
+    three = api.search(resume=folder, trials=3, pruner="none")
+    assert results(three.found) == results(whole.found)
+    tested = len(list(folder.glob("trials/*/scores.json")))
+    document = json.loads((Path(three.found.best.run) / "search.json").read_text())
+    assert document["tested"] == tested  # another best trial is another look, and it is said
+
+
+def test_other_searches_and_data_are_refused(whole, tmp_path):
+    for words, match in (
+        ({"model": "lenet5"}, "model is mlp, not lenet5"),
+        ({"data": "mnist"}, "its data is digits, not mnist"),
+        ({"changes": {"optimizer.momentum": 0.5}}, r"momentum is 0.9, not 0.5"),
+        ({"pruner": "median"}, "pruner is none, not median"),
+    ):
+        with pytest.raises(InputError, match=match):
+            api.search(resume=whole.folder, trials=3, **{"pruner": "none", **words})
+    with pytest.raises(InputError, match="no folder of a search"):
+        api.search(resume=tmp_path, trials=3)
+    with pytest.raises(InputError, match="there are none"):
+        api.search(
+            "digits", model="mlp", recipe="quick", changes={"validation": 0}, output=tmp_path / "n"
+        )
+    with pytest.raises(InputError, match="--storage: cannot be opened"):
+        api.search("digits", **WORDS, storage="nonsense://x", output=tmp_path / "b")
+
+
+def test_a_shared_storage_holds_one_search_under_a_name(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    words = {**WORDS, "storage": url, "study": "mine"}
+    first = api.search("digits", **words, trials=1, output=tmp_path / "a")
+    more = api.search(resume=tmp_path / "a", trials=2, storage=url, study="mine", pruner="none")
+    assert results(more.found)[:1] == results(first.found)
+    other = {**words, "changes": {**TINY, "batch_size": 64}}
+    with pytest.raises(InputError, match=r"--study-name mine: .* batch_size is 128, not 64"):
+        api.search("digits", **other, trials=1, output=tmp_path / "c")
+
+
+def test_a_hopeless_trial_is_pruned_and_a_diverged_one_is_the_worst(tmp_path):
+    """By the median rule: after three whole trials, from the second epoch on."""
+    space = {"optimizer.lr": {"choices": [0.05, 1e30]}}
+    changes = {**TINY, "length.epochs": 3, "search": space, "clip_norm": None}
+    changes |= {"optimizer.lr": 0.05}
+    words = {**WORDS, "changes": changes, "pruner": "median"}
+    told = StopAt()
+    found = api.search("digits", **words, trials=8, output=tmp_path / "s", reporter=told).found
+    wild = [t for t in found.trials if t.values["optimizer.lr"] == 1e30]
+    assert wild
+    assert all((t.top1 or 0) < 0.3 for t in wild)
+    assert found.best.values == {"optimizer.lr": 0.05}
+    assert any("the loss is" in line for line in told.lines)
+
+
+def test_spaces_are_the_recipes_or_a_usual_one_that_is_said():
+    quick = load_recipe("quick")
+    assert space_of(quick)[0] == quick.search
+    space, words = space_of(load_recipe("resnet-cifar"))
+    assert space["optimizer.lr"] == Span(low=0.01, high=1.0, log=True)
+    assert space["optimizer.weight_decay"].high == pytest.approx(1e-3)
+    assert "declares none" in words
+    assert "optimizer.lr 0.01 to 1 (log)" in words
+    assert "loss.label_smoothing" not in space_of(load_recipe("rsb-a3"))[0]
