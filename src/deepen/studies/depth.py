@@ -11,9 +11,10 @@ from deepen.studies.networks import net, paper_block
 from deepen.studies.responses import layer_profiles
 from deepen.studies.small import small_cifar
 from deepen.studies.study import (
+    ERROR_CURVES,
+    ERRORS,
     Arm,
     Conclusion,
-    Measure,
     Pictures,
     Published,
     Results,
@@ -145,11 +146,8 @@ STUDY = Study(
     varies="the depth, and whether blocks have a shortcut (option A: both kinds have the same "
     "number of parameters)",
     held="pictures, recipe, batch order, augmentation and initial weights' distribution",
-    measures=(
-        Measure("train_error", "training error, %"),
-        Measure("test_error", "test error, %"),
-    ),
-    curves={"train_error": "training error, %", "test_error": "test error, %"},
+    measures=ERRORS,
+    curves=ERROR_CURVES,
     settings={"small": SMALL, "full": FULL},
     trial=trial,
     conclude=conclude,

@@ -16,7 +16,7 @@ from deepen.studies.bench import train_and_score
 from deepen.studies.blocks import Unnormalized
 from deepen.studies.networks import Block, net, paper_block
 from deepen.studies.small import small_cifar
-from deepen.studies.study import Arm, Build, Conclusion, Measure, Results, Study, judged
+from deepen.studies.study import ERRORS, Arm, Build, Conclusion, Results, Study, judged
 
 BIAS = 0.01
 
@@ -111,10 +111,7 @@ STUDY = Study(
     question="Which initial weights train 8 and 32 layers, with and without batch norm?",
     varies="the distribution of the initial weights, depth, batch norm",
     held="pictures and recipe; nets without batch norm at a tenth of the learning rate, clipped",
-    measures=(
-        Measure("train_error", "training error, %"),
-        Measure("test_error", "test error, %"),
-    ),
+    measures=ERRORS,
     curves={"train_error": "training error, %"},
     settings={
         "small": small_cifar(

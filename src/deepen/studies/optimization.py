@@ -6,10 +6,12 @@ fewer, surer steps.
 
 from __future__ import annotations
 
+from functools import partial
+
 from deepen.studies.bench import train_and_score
 from deepen.studies.networks import net, paper_block
 from deepen.studies.small import small_cifar
-from deepen.studies.study import Arm, Conclusion, Measure, Results, Study, judged
+from deepen.studies.study import ERRORS, Arm, Conclusion, Results, Study, compared
 
 NET = net(paper_block("A"), 20, width=8)
 CHANGES = {
@@ -27,14 +29,7 @@ CHANGES = {
 
 def conclude(results: Results) -> list[Conclusion]:
     """Statements of the lecture as comparisons of mean training errors."""
-    error = {arm: results.mean(arm, "train_error") for arm in results.arms()}
-
-    def compare(better: str, worse: str, statement: str, source: str) -> Conclusion:
-        one, other = error.get(better, float("nan")), error.get(worse, float("nan"))
-        known = one == one and other == other
-        found = f"{one:.1f}% ({better}) against {other:.1f}% ({worse})" if known else ""
-        return judged(statement, source, "", found, one < other if known else None)
-
+    compare = partial(compared, results)
     lecture, goyal = "lecture 002, optimization", "Goyal et al. 2017, section 2.1"
     return [
         compare("as usual", "no momentum", "momentum 0.9 trains faster than none", lecture),
@@ -57,10 +52,7 @@ STUDY = Study(
     question="What does each of them do to training at equal passes?",
     varies="one setting of SGD at a time",
     held="ResNet-20, pictures, passes",
-    measures=(
-        Measure("train_error", "training error, %"),
-        Measure("test_error", "test error, %"),
-    ),
+    measures=ERRORS,
     curves={"train_error": "training error, %"},
     settings={
         "small": small_cifar(

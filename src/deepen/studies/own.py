@@ -27,9 +27,10 @@ from deepen.errors import InputError, unknown
 from deepen.models import get_architecture
 from deepen.studies.bench import train_and_score
 from deepen.studies.study import (
+    ERROR_CURVES,
+    ERRORS,
     Arm,
     Conclusion,
-    Measure,
     Pictures,
     Results,
     Setting,
@@ -110,11 +111,8 @@ def read_study(path: Path) -> Study:
         question=own.question,
         varies="networks and recipes",
         held="all else",
-        measures=(
-            Measure("train_error", "training error, %"),
-            Measure("test_error", "test error, %"),
-        ),
-        curves={"train_error": "training error, %", "test_error": "test error, %"},
+        measures=ERRORS,
+        curves=ERROR_CURVES,
         settings={
             "small": Setting(
                 Pictures(own.data.name, own.data.train, own.data.test), own.recipe, own.set, arms

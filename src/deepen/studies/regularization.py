@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from deepen.models.cuda_convnet import CudaConvNet
 from deepen.studies.bench import train_and_score
 from deepen.studies.study import (
+    ERROR_CURVES,
+    ERRORS,
     Arm,
     Build,
     Conclusion,
-    Measure,
     Pictures,
     Results,
     Setting,
@@ -98,11 +99,8 @@ STUDY = Study(
     question="How much does each close the gap between training and test error?",
     varies="the regularization",
     held="the four-layer net of AlexNet's figure 1, pictures, learning rate, passes",
-    measures=(
-        Measure("train_error", "training error, %"),
-        Measure("test_error", "test error, %"),
-    ),
-    curves={"train_error": "training error, %", "test_error": "test error, %"},
+    measures=ERRORS,
+    curves=ERROR_CURVES,
     settings={
         "small": Setting(
             pictures=Pictures("cifar10", train=5000, test=2000),

@@ -7,6 +7,8 @@ block); lecture 004 (skipping one layer).
 
 from __future__ import annotations
 
+from functools import partial
+
 from deepen.studies.bench import train_and_score
 from deepen.studies.blocks import (
     NoReluAfterAddition,
@@ -17,7 +19,7 @@ from deepen.studies.blocks import (
 )
 from deepen.studies.networks import net, paper_block
 from deepen.studies.small import small_cifar
-from deepen.studies.study import Arm, Conclusion, Measure, Results, Study, judged
+from deepen.studies.study import ERROR_CURVES, ERRORS, Arm, Conclusion, Results, Study, compared
 
 DEPTH = 32
 BLOCKS = {
@@ -36,20 +38,11 @@ BLOCKS = {
 
 def conclude(results: Results) -> list[Conclusion]:
     """Each statement as a comparison of mean training errors."""
-    error = {arm: results.mean(arm, "train_error") for arm in results.arms()}
-
-    def compare(better: str, worse: str, statement: str, source: str, printed: str) -> Conclusion:
-        one, other = error.get(better, float("nan")), error.get(worse, float("nan"))
-        known = one == one and other == other
-        found = f"training error {one:.1f}% ({better}) against {other:.1f}% ({worse})"
-        return judged(
-            statement, source, printed, found if known else "", one < other if known else None
-        )
-
+    compare = partial(compared, results)
     resnet, pre = "He et al. 2015, section 4.1, table 3", "He et al. 2016, section 3.1, table 1"
     return [
         *(
-            compare(option, "plain", f"option {option} trains better than no shortcut", resnet, "")
+            compare(option, "plain", f"option {option} trains better than no shortcut", resnet)
             for option in "ABC"
         ),
         compare("A", "gates from 0", "identity trains better than a gate", pre, "6.61 and 9.81%"),
@@ -77,11 +70,8 @@ STUDY = Study(
     question="Which shortcut, gate, span and order of layers trains best?",
     varies="the block of a 32-layer net",
     held="depth, width, pictures and recipe",
-    measures=(
-        Measure("train_error", "training error, %"),
-        Measure("test_error", "test error, %"),
-    ),
-    curves={"train_error": "training error, %", "test_error": "test error, %"},
+    measures=ERRORS,
+    curves=ERROR_CURVES,
     settings={
         "small": small_cifar(
             arms=tuple(Arm(name, net(block, DEPTH, width=8)) for name, block in BLOCKS.items()),

@@ -82,6 +82,10 @@ class Measure:
     decimals: int = 1
 
 
+ERRORS = (Measure("train_error", "training error, %"), Measure("test_error", "test error, %"))
+ERROR_CURVES = {measure.name: measure.label for measure in ERRORS}
+
+
 @dataclass(frozen=True)
 class Published:
     """A value that the paper prints for an arm; drawn over the curves and put into the table."""
@@ -206,3 +210,13 @@ def judged(statement: str, source: str, printed: str, found: str, holds: bool | 
     return Conclusion(
         statement=statement, source=source, printed=printed, found=found, verdict=verdict
     )
+
+
+def compared(
+    results: Results, better: str, worse: str, statement: str, source: str, printed: str = ""
+) -> Conclusion:
+    """Whether one arm's mean training error is smaller than another's."""
+    one, other = results.mean(better, "train_error"), results.mean(worse, "train_error")
+    known = one == one and other == other
+    found = f"training error {one:.1f}% ({better}) against {other:.1f}% ({worse})" if known else ""
+    return judged(statement, source, printed, found, one < other if known else None)

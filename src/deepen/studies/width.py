@@ -9,7 +9,17 @@ from __future__ import annotations
 from deepen.studies.bench import Bench, train_and_score
 from deepen.studies.networks import net, paper_block
 from deepen.studies.small import small_cifar
-from deepen.studies.study import Arm, Conclusion, Measure, Results, Study, Trial, judged
+from deepen.studies.study import (
+    ERROR_CURVES,
+    ERRORS,
+    Arm,
+    Conclusion,
+    Measure,
+    Results,
+    Study,
+    Trial,
+    judged,
+)
 
 # Layers and maps of the first stage. Weights go with depth x width^2, and so does the work.
 SHAPES = {
@@ -66,11 +76,10 @@ STUDY = Study(
     varies="layers and maps, together",
     held="parameters and multiply-accumulates within a group (about 75 and 270 thousand), recipe",
     measures=(
-        Measure("train_error", "training error, %"),
-        Measure("test_error", "test error, %"),
+        *ERRORS,
         Measure("parameters", "parameters", 0),
     ),
-    curves={"train_error": "training error, %", "test_error": "test error, %"},
+    curves=ERROR_CURVES,
     settings={
         "small": small_cifar(
             arms=tuple(
