@@ -34,9 +34,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms.v2 import functional as v2
 
-from deepen.data.augment import Augmentation, augment_picture, reduction, resized_box
+from deepen.data.augment import Augmentation, augment_pixels, reduction, resized_box
 from deepen.data.loader import Batches
-from deepen.data.preprocess import Preprocessing, decoder, open_picture
+from deepen.data.preprocess import Preprocessing, decoder, open_pixels
 from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 
@@ -110,10 +110,10 @@ def difference(split: Split) -> float:
     draws = uniforms(0, 0, torch.arange(len(split)), plain.draws)
     found = []
     for path, u in zip(split.files, draws, strict=True):
-        image = open_picture(
+        pixels = open_pixels(
             path, reduction=lambda size, u=u: reduction(plain, size, PREPROCESSING, u)
         )
-        ours = augment_picture(plain, image, PREPROCESSING, u)
+        ours = augment_pixels(plain, pixels, PREPROCESSING, u)
         full = Image.open(path).convert("RGB")
         left, top, right, bottom = resized_box(plain, full.size, u.tolist())
         box = (top, left, bottom - top, right - left)

@@ -22,11 +22,12 @@ from deepen.data.augment import (
     Augmentation,
     augment_batch,
     augment_picture,
+    augment_pixels,
     pad_images,
     reduction,
     resized_box,
 )
-from deepen.data.preprocess import PictureError, Preprocessing, open_picture
+from deepen.data.preprocess import PictureError, Preprocessing, open_picture, open_pixels
 from deepen.data.randomness import uniforms
 from deepen.errors import InputError
 
@@ -226,7 +227,10 @@ def test_pictures_that_are_not_resized_at_random_are_decoded_in_full():
 @pytest.mark.parametrize("augmentation", REDUCIBLE, ids=lambda a: a.crop)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("width", "height"), [(641, 461), (640, 464)])
-def test_a_reduced_picture_shows_the_same_window(augmentation, width, height, orientation):
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_reduced_picture_shows_the_same_window(
+    augmentation, width, height, orientation, fast, monkeypatch
+):
     """Of a smooth picture, which loses nothing when it is reduced; a shift would show."""
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([x * 255 / width, y * 255 / height, (x + y) * 255 / (width + height)], -1)
@@ -235,15 +239,17 @@ def test_a_reduced_picture_shows_the_same_window(augmentation, width, height, or
     data = io.BytesIO()
     Image.fromarray(smooth.astype(np.uint8)).save(data, "JPEG", quality=98, exif=exif)
     jpeg, reduced = data.getvalue(), 0
+    if not fast:
+        monkeypatch.setattr("deepen.data.preprocess._simplejpeg", lambda: None)
     for index in range(12):
         u = uniforms(2, 0, torch.tensor([index]), augmentation.draws)[0]
         full = augment_picture(augmentation, open_picture(jpeg), prep(24, 32), u)
-        image = open_picture(
+        pixels = open_pixels(
             jpeg, reduction=lambda size, u=u: reduction(augmentation, size, prep(24, 32), u)
         )
-        assert image.info["full_size"] == ((width, height) if orientation < 5 else (height, width))
-        reduced += image.size != image.info["full_size"]
-        small = augment_picture(augmentation, image, prep(24, 32), u)
+        assert pixels.full_size == ((width, height) if orientation < 5 else (height, width))
+        reduced += pixels.factor > 1
+        small = augment_pixels(augmentation, pixels, prep(24, 32), u)
         assert (small.int() - full.int()).abs().max() <= 2
         assert (small.int() - full.int()).float().mean().abs() < 0.2
     # A turned picture is reduced by what divides its sides.

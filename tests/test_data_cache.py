@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 from deepen.data.augment import Augmentation
 from deepen.data.cache import DecodedPictures
 from deepen.data.loader import Batch, Batches
-from deepen.data.preprocess import Preprocessing
+from deepen.data.preprocess import Pixels, Preprocessing
 from deepen.data.sources import Split
 from deepen.errors import WorkError
 
@@ -102,13 +103,14 @@ def test_what_is_cached_is_not_decoded_again(photos, augmentation, monkeypatch):
     from deepen.data import loader as loading
 
     opened: list[str] = []
-    open_picture = loading.open_picture
+    for name in ("open_picture", "open_pixels"):
+        function = getattr(loading, name)
 
-    def counted(path: Path, **options) -> Image.Image:
-        opened.append(path.name)
-        return open_picture(path, **options)
+        def counted(path: Path, *, function=function, **options) -> Any:
+            opened.append(path.name)
+            return function(path, **options)
 
-    monkeypatch.setattr(loading, "open_picture", counted)
+        monkeypatch.setattr(loading, name, counted)
     batches = loader(photos, augmentation, cache_bytes=10**7)
     for epoch in range(6):
         list(batches.epoch(epoch))
@@ -122,36 +124,41 @@ def test_what_is_cached_is_not_decoded_again(photos, augmentation, monkeypatch):
         assert opened == ["5.jpg"]
 
 
+def noise(height: int, width: int, channels: int = 3, **about: Any) -> Pixels:
+    array = RNG.integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return Pixels(array, **{"full_size": (width, height), **about})
+
+
 def test_it_is_bounded_and_what_was_first_stays():
-    pictures = DecodedPictures(3 * 8 * 8 * 2 + 5, 5, 3)
-    images = [Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(3)]
-    for index, image in enumerate(images):
-        pictures.put(index, 1, image)
+    kept = DecodedPictures(3 * 8 * 8 * 2 + 5, 5, 3)
+    pictures = [noise(8, 8) for _ in range(3)]
+    for index, picture in enumerate(pictures):
+        kept.put(index, 1, picture)
     for index in (0, 1):
-        found = pictures.get(index, 1)
+        found = kept.get(index, 1)
         assert found is not None
-        assert np.array_equal(np.asarray(found), np.asarray(images[index]))
-        assert pictures.full_size(index) == (8, 8)
-    assert pictures.get(2, 1) is None
-    assert pictures.full_size(2) is None
+        assert np.array_equal(found.array, pictures[index].array)
+        assert kept.full_size(index) == (8, 8)
+        assert kept.get(index, 8) is not None  # decoded in full whatever the factor
+    assert kept.get(2, 1) is None
+    assert kept.full_size(2) is None
 
 
 def test_each_form_is_kept_by_itself():
-    pictures = DecodedPictures(10**5, 2, 1)
-    small = Image.fromarray(RNG.integers(0, 256, (5, 7), dtype=np.uint8))
-    small.info |= {"full_size": (14, 10), "factor": 2}
-    pictures.put(1, 4, small)  # asked for by 4, decoded by 2
-    assert pictures.get(1, 2) is None
-    assert pictures.get(0, 4) is None
-    found = pictures.get(1, 4)
+    kept = DecodedPictures(10**5, 2, 1)
+    small = noise(5, 7, 1, full_size=(14, 10), factor=2, reducible=True)
+    kept.put(1, 4, small)  # asked for by 4, decoded by 2
+    assert kept.get(1, 2) is None
+    assert kept.get(0, 4) is None
+    found = kept.get(1, 4)
     assert found is not None
-    assert (found.mode, found.size) == ("L", (7, 5))
-    assert (found.info["full_size"], found.info["factor"]) == ((14, 10), 2)
-    assert pictures.full_size(1) == (14, 10)
+    assert np.array_equal(found.array, small.array)
+    assert (found.full_size, found.factor, found.reducible) == ((14, 10), 2, True)
+    assert kept.full_size(1) == (14, 10)
 
 
-def _put(pictures: DecodedPictures) -> None:
-    pictures.put(0, 1, Image.new("RGB", (3, 2), (1, 2, 3)))
+def _put(kept: DecodedPictures) -> None:
+    kept.put(0, 1, Pixels(np.full((2, 3, 3), [1, 2, 3], np.uint8), (3, 2)))
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
@@ -164,7 +171,7 @@ def test_processes_share_it_however_they_are_started(method, folder):
     assert process.exitcode == 0
     found = pictures.get(0, 1)
     assert found is not None
-    assert np.array_equal(np.asarray(found), np.full((2, 3, 3), [1, 2, 3]))
+    assert np.array_equal(found.array, np.full((2, 3, 3), [1, 2, 3]))
     assert pictures.path.exists()  # the other process ended and removed nothing
 
 

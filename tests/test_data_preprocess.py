@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import io
 import os
 import pickle
@@ -34,6 +36,7 @@ from deepen.data.preprocess import (
     decoder,
     detect_format,
     open_picture,
+    open_pixels,
 )
 from deepen.errors import InputError
 
@@ -287,18 +290,32 @@ def test_other_formats_are_decoded_in_full(name: str) -> None:
     np.testing.assert_array_equal(np.asarray(image), WHOLE[name])
 
 
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """With simplejpeg, and as if it were not installed."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg", reason="simplejpeg, of deepen[fast], is not installed")
+        return True
+    monkeypatch.setattr("deepen.data.preprocess._simplejpeg", lambda: None)
+    return False
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
-def test_damage_is_found_alike_however_small_a_jpeg_is_decoded(options: dict[str, Any]) -> None:
-    pixels = Image.fromarray(RNG.integers(0, 256, (80, 64, 3), dtype=np.uint8))
-    data = encode(pixels, "JPEG", **options)
+def test_damage_is_found_alike_however_a_jpeg_is_decoded(
+    options: dict[str, Any], fast: bool
+) -> None:
+    picture = Image.fromarray(RNG.integers(0, 256, (80, 64, 3), dtype=np.uint8))
+    data = encode(picture, "JPEG", **options)
 
     def verdict(damaged: bytes, factor: int | None) -> str:
-        reduction = None if factor is None else lambda size: factor
         try:
-            open_picture(damaged, reduction=reduction)
+            if factor is None:
+                open_picture(damaged)
+            else:
+                open_pixels(damaged, reduction=lambda size: factor)
         except PictureError as error:
             # Pillow says how many bytes of its last piece were left, which the factor changes.
-            return re.sub(r"\d+", "N", error.reason)
+            return re.sub(r"\d+", "N", str(error))
         return "whole"
 
     found = Counter()
@@ -317,10 +334,47 @@ def test_damage_is_found_alike_however_small_a_jpeg_is_decoded(options: dict[str
     assert len(found) > 2
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", sorted(ENCODED))
+def test_pixels_for_training_are_those_of_evaluation(name: str, channels: int, fast: bool) -> None:
+    pixels = open_pixels(ENCODED[name], channels=channels, reduction=lambda size: 1)
+    full = decode(ENCODED[name], channels).reshape(37, 53, channels)
+    np.testing.assert_array_equal(pixels.array, full)
+    assert (pixels.full_size, pixels.factor) == ((53, 37), 1)
+    assert pixels.reducible == ("jpeg" in name)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}])
+@pytest.mark.parametrize("size", [(64, 48), (251, 173), (33, 90)])
+def test_both_decoders_give_the_same_bits(
+    size: tuple[int, int], options: dict[str, Any], factor: int, fast: bool
+) -> None:
+    picture = Image.fromarray(RNG.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    data = encode(picture, "JPEG", **options)
+    asked: list[tuple[int, int]] = []
+    pixels = open_pixels(data, reduction=lambda size: asked.append(size) or factor)
+    assert asked == [size]  # simplejpeg has decoded it: Pillow was not asked as well
+    expected = open_picture(data, reduction=lambda size: factor)
+    np.testing.assert_array_equal(pixels.array, np.asarray(expected))
+    assert (pixels.full_size, pixels.factor, pixels.reducible) == (size, factor, True)
+
+
+def test_limits_hold_for_training_too(fast: bool, tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"53x37 px, above the cap of 1,960 pixels"):
+        open_pixels(ENCODED["jpeg"], max_pixels=53 * 37 - 1, reduction=lambda size: 8)
+    with pytest.raises(PictureError, match="no such file"):
+        open_pixels(tmp_path / "gone.jpg", reduction=lambda size: 1)
+
+
 def test_the_decoder_is_named() -> None:
     library = features.version_feature("libjpeg_turbo") or "none"
     assert f"Pillow {PIL.__version__}, libjpeg" in decoder()
     assert library in decoder() or not features.check("libjpeg_turbo")
+    if importlib.util.find_spec("simplejpeg"):
+        assert f", simplejpeg {importlib.metadata.version('simplejpeg')}" in decoder()
+    else:
+        assert "simplejpeg" not in decoder()
 
 
 # Damage

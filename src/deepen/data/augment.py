@@ -18,7 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 from torch import Tensor
 
 from deepen.data.erasing import ERASING_DRAWS, erase
-from deepen.data.preprocess import Preprocessing, to_channels
+from deepen.data.preprocess import (
+    Pixels,
+    Preprocessing,
+    to_channels,
+    to_image,
+    to_pixels,
+)
 from deepen.data.rand_augment import MAX_MAGNITUDE, OPERATION_DRAWS, rand_augment
 from deepen.errors import InputError
 
@@ -162,21 +168,29 @@ def augment_picture(
 ) -> Tensor:
     """Fit one picture and augment it: uint8 (H, W, C), from uniforms (draws,).
 
-    The picture may have been decoded smaller, by `reduction`; then it says `info["full_size"]`.
-
     Raises:
         PictureError: it has a size or values that `preprocessing` does not take.
     """
     if not augmentation.resizes:
-        pixels = pad_images(augmentation, torch.from_numpy(preprocessing.fit(image))[None])
-        return augment_batch(augmentation, pixels, torch.zeros(1, dtype=torch.int64), u[None])[0]
+        return augment_fitted(augmentation, preprocessing.fit(image), u)
+    pixels = to_pixels(to_channels(image, preprocessing.channels))
+    return augment_pixels(augmentation, pixels, preprocessing, u)
+
+
+def augment_fitted(augmentation: Augmentation, fitted: np.ndarray, u: Tensor) -> Tensor:
+    """Augment what `Preprocessing.fit` made, uint8 (H, W, C); it is not changed itself."""
+    images = pad_images(augmentation, torch.from_numpy(fitted)[None])
+    return augment_batch(augmentation, images, torch.zeros(1, dtype=torch.int64), u[None])[0]
+
+
+def augment_pixels(
+    augmentation: Augmentation, pixels: Pixels, preprocessing: Preprocessing, u: Tensor
+) -> Tensor:
+    """`augment_picture` where the augmentation resizes; `reduction` may have made pixels fewer."""
     crop, *others = u[None].split(augmentation._parts, dim=1)
-    image = to_channels(image, preprocessing.channels)
-    size = image.info.get("full_size", image.size)
-    box = _box(augmentation, size, preprocessing.crop_px, crop[0].tolist())
-    window = _window(image, size, box, preprocessing.crop_px)
-    pixels = torch.from_numpy(preprocessing.pad(window))[None]
-    return _change(augmentation, pixels, *others)[0]
+    box = _box(augmentation, pixels.full_size, preprocessing.crop_px, crop[0].tolist())
+    window = _window(pixels, box, preprocessing.crop_px)
+    return _change(augmentation, torch.from_numpy(preprocessing.pad(window))[None], *others)[0]
 
 
 def reduction(
@@ -236,24 +250,23 @@ def _box(
 
 
 def _window(
-    image: Image.Image,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float],
-    crop_px: tuple[int, int],
+    pixels: Pixels, box: tuple[float, float, float, float], crop_px: tuple[int, int]
 ) -> np.ndarray:
     """The window resized, uint8 (h, w, C); only it is computed, however large the whole would be.
 
-    Windows that begin and end between pixels, as all may of an `image` that is smaller than its
-    full `size`, are Pillow's to resize; others are torch's, four times faster, whose arithmetic is
-    Pillow's rounded otherwise: a value in fifty is one more or less.
+    Windows that begin and end between pixels, as those of smaller decoded pictures may, are
+    Pillow's to resize; others are torch's, four times faster, whose arithmetic is Pillow's rounded
+    otherwise: a value in fifty is one more or less.
     """
     height, width = crop_px
-    if image.size == size and all(isinstance(side, int) for side in box):
-        pixels = torch.from_numpy(np.array(image.crop(box)))
-        planes = pixels.view(1, *pixels.shape[:2], -1).permute(0, 3, 1, 2)
+    left, top, right, bottom = box
+    if pixels.factor == 1 and all(isinstance(side, int) for side in box):
+        inside = torch.from_numpy(pixels.array[int(top) : int(bottom), int(left) : int(right)])
+        planes = inside[None].permute(0, 3, 1, 2)
         window = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
         return window[0].permute(1, 2, 0).numpy()
-    left, top, right, bottom = (side / image.info.get("factor", 1) for side in box)
+    image = to_image(pixels.array)
+    left, top, right, bottom = (side / pixels.factor for side in box)
     place = (left, top, min(right, image.width), min(bottom, image.height))
     window = image.resize((width, height), Image.Resampling.BILINEAR, place)
     return np.array(window).reshape(height, width, -1)
@@ -317,6 +330,8 @@ def _recolor(
 
 def _flip_some(images: Tensor, chosen: Tensor) -> Tensor:
     """Flip those images (B, H, W, C) left to right that are chosen (B,)."""
+    if len(images) == 1:
+        return images.flip(2) if chosen else images
     # Picking whole images out of both forms is eight times faster than torch.where on bytes.
     both = torch.cat([images, images.flip(2)])
     place = torch.arange(len(images), device=images.device)

@@ -19,12 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from deepen.data.preprocess import Pixels
 from deepen.errors import WorkError
 
 _ENTRY = np.dtype(
-    [("offset", "<i8"), ("size", "<i4", 2), ("full_size", "<i4", 2), ("factor", "<i8")]
+    [
+        ("offset", "<i8"),
+        ("shape", "<i4", 2),
+        ("full_size", "<i4", 2),
+        ("factor", "<i4"),
+        ("reducible", "<i4"),
+    ]
 )
 _FORMS = {1: 0, 2: 1, 4: 2, 8: 3}  # a picture may be kept once for each factor of reduction
 
@@ -64,20 +70,22 @@ class DecodedPictures:
         self.path = Path(name)
         self._map()
 
-    def get(self, index: int, factor: int) -> Image.Image | None:
-        """The picture as it was put under `factor`."""
+    def get(self, index: int, factor: int) -> Pixels | None:
+        """The picture as it was put under `factor`; not to be written to."""
         with self._lock:
             entry = self._entries[index, _FORMS[factor]].copy()
         if not entry["offset"]:
             return None
-        width, height = (int(side) for side in entry["size"])
-        start, count = int(entry["offset"]), width * height * self.channels
-        pixels = np.frombuffer(self._bytes, np.uint8, count, start)
-        shape = (height, width) if self.channels == 1 else (height, width, self.channels)
-        image = Image.fromarray(pixels.reshape(shape))
-        full_size = tuple(int(side) for side in entry["full_size"])
-        image.info |= {"full_size": full_size, "factor": int(entry["factor"])}
-        return image
+        height, width = (int(side) for side in entry["shape"])
+        start, count = int(entry["offset"]), height * width * self.channels
+        array = np.frombuffer(self._bytes, np.uint8, count, start)
+        full_width, full_height = (int(side) for side in entry["full_size"])
+        return Pixels(
+            array.reshape(height, width, self.channels),
+            (full_width, full_height),
+            int(entry["factor"]),
+            bool(entry["reducible"]),
+        )
 
     def full_size(self, index: int) -> tuple[int, int] | None:
         """Width and height of a picture that is here in any form."""
@@ -88,25 +96,23 @@ class DecodedPictures:
                     return int(width), int(height)
         return None
 
-    def put(self, index: int, factor: int, image: Image.Image) -> None:
+    def put(self, index: int, factor: int, pixels: Pixels) -> None:
         """Keep a picture under the factor that was asked for, if there is room.
 
-        One that is decoded in full whatever the factor, as it says no `info["full_size"]`, will be
-        found under each.
+        One that is decoded in full whatever the factor will be found under each.
         """
-        forms = [_FORMS[factor]] if "full_size" in image.info else list(_FORMS.values())
-        count = image.width * image.height * self.channels
+        forms = [_FORMS[factor]] if pixels.reducible else list(_FORMS.values())
+        count = pixels.array.size
         with self._lock:
             used = int(self._used[0])
             if used + count > self.capacity or self._entries[index, _FORMS[factor]]["offset"]:
                 return
             self._used[0] = used + count
         start = self._head + used
-        pixels = np.frombuffer(self._bytes, np.uint8, count, start)
-        pixels[:] = np.asarray(image).reshape(-1)
+        np.frombuffer(self._bytes, np.uint8, count, start)[:] = pixels.array.reshape(-1)
+        about = (pixels.full_size, pixels.factor, pixels.reducible)
+        entry = np.array((start, pixels.array.shape[:2], *about), _ENTRY)
         with self._lock:  # seen by nobody before it is whole
-            sizes = image.size, image.info.get("full_size", image.size)
-            entry = np.array((start, *sizes, image.info.get("factor", 1)), _ENTRY)
             self._entries[index, forms] = entry
 
     def __getstate__(self) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from deepen.data.augment import (
     Augmentation,
     augment_batch,
-    augment_picture,
+    augment_fitted,
+    augment_pixels,
     pad_images,
     reduction,
 )
@@ -31,10 +32,13 @@ from deepen.data.cache import DecodedPictures
 from deepen.data.mixing import Mixing, mix
 from deepen.data.preprocess import (
     PictureError,
+    Pixels,
     Preprocessing,
     open_picture,
+    open_pixels,
     to_channels,
     to_image,
+    to_pixels,
 )
 from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
@@ -278,9 +282,6 @@ class _Pictures(Dataset[_Answer]):
         self.augmentation = augmentation
         self.seed = seed
         self.cache = cache
-        self._fitted = preprocessing.model_copy(
-            update={"resize": "none", "resize_px": None, "pad_px": 0}
-        )
 
     def __getitem__(self, request: _Request) -> _Answer:
         draws = uniforms(
@@ -306,23 +307,24 @@ class _Pictures(Dataset[_Answer]):
         def factor(size: tuple[int, int]) -> int:
             return reduction(self.augmentation, size, self.preprocessing, u)
 
-        def decode() -> Image.Image:
-            return _open(self.split, index, self.preprocessing.channels, factor)
-
-        if self.cache is None:
-            return augment_picture(self.augmentation, decode(), self.preprocessing, u)
+        pixels = None
         if not self.augmentation.resizes:  # always fitted alike, so it is kept fitted
-            image = self.cache.get(index, 1)
-            if image is None:
-                image = to_image(self.preprocessing.fit(decode()))
-                self.cache.put(index, 1, image)
-            return augment_picture(self.augmentation, image, self._fitted, u)
-        size = self.cache.full_size(index)
-        image = None if size is None else self.cache.get(index, factor(size))
-        if image is None:
-            image = decode()
-            self.cache.put(index, factor(image.info.get("full_size", image.size)), image)
-        return augment_picture(self.augmentation, image, self.preprocessing, u)
+            if self.cache is not None:
+                pixels = self.cache.get(index, 1)
+            if pixels is None:
+                image = _open(self.split, index, self.preprocessing.channels)
+                fitted = self.preprocessing.fit(image)
+                pixels = Pixels(fitted, image.size)
+                if self.cache is not None:
+                    self.cache.put(index, 1, pixels)
+            return augment_fitted(self.augmentation, pixels.array, u)
+        if self.cache is not None and (size := self.cache.full_size(index)) is not None:
+            pixels = self.cache.get(index, factor(size))
+        if pixels is None:
+            pixels = _open_pixels(self.split, index, self.preprocessing.channels, factor)
+            if self.cache is not None:
+                self.cache.put(index, factor(pixels.full_size), pixels)
+        return augment_pixels(self.augmentation, pixels, self.preprocessing, u)
 
 
 def _start_workers(
@@ -360,16 +362,19 @@ def _outlive_stop_signals(leaving: Event, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
 
 
-def _open(
-    split: Split,
-    index: int,
-    channels: int,
-    reduction: Callable[[tuple[int, int]], int] | None = None,
-) -> Image.Image:
+def _open(split: Split, index: int, channels: int) -> Image.Image:
     if split.images is not None:
         return to_channels(to_image(split.images[index]), channels)
+    return open_picture(split.encoded(index), name=split.key(index), channels=channels)
+
+
+def _open_pixels(
+    split: Split, index: int, channels: int, reduction: Callable[[tuple[int, int]], int]
+) -> Pixels:
+    if split.images is not None:
+        return to_pixels(_open(split, index, channels))
     name = split.key(index)
-    return open_picture(split.encoded(index), name=name, channels=channels, reduction=reduction)
+    return open_pixels(split.encoded(index), name=name, channels=channels, reduction=reduction)
 
 
 def per_channel_stats(
