@@ -2,11 +2,11 @@
 
     python benchmarks/finetune.py HYMENOPTERA [--seeds 3] [--output FILE]
 
-ResNet-20 at 96 px, 15 epochs each, recipes as `deepen train` chooses them. The weights to start
-from are the zoo's, trained on CIFAR-10 at 32 px; the stem is as it was, the pictures are larger.
-From scratch twice: with the recipe's rate, and with 0.02. Scored after the last epoch, on the
-validation pictures: there are no others. Size and rates of both sides were picked in a pilot of one
-seed each on these very pictures, so all figures lean to the good side.
+ResNet-20 at 128 px, 10 epochs each. The weights to start from are the zoo's, trained on CIFAR-10 at
+32 px; the stem is as it was, the pictures are larger. From scratch twice: by the very recipe of the
+fine-tuning, so that the weights alone differ, and by the recipe that `deepen train` chooses. Scored
+after the last epoch, on the validation pictures: there are no others. The size was picked by how
+frozen features did on them; rates and all else are the recipes' own.
 """
 
 from __future__ import annotations
@@ -23,27 +23,25 @@ from provenance import provenance
 
 from deepen import api
 
-EPOCHS = 15
-COMMON = {"length.epochs": EPOCHS, "input.size_px": 96}
+SIZE_PX, EPOCHS = 128, 10
+COMMON = {"length.epochs": EPOCHS, "input.size_px": SIZE_PX}
 ARMS: dict[str, dict[str, Any]] = {
-    "fine-tuned": {"weights": "resnet20:cifar10", "changes": COMMON},
-    "from scratch": {"model": "resnet20", "changes": COMMON},
-    "from scratch, lr 0.02": {"model": "resnet20", "changes": {**COMMON, "optimizer.lr": 0.02}},
+    "fine-tuned": {"weights": "resnet20:cifar10"},
+    "from scratch, same recipe": {"model": "resnet20", "recipe": "finetune"},
+    "from scratch, its own recipe": {"model": "resnet20"},
 }
 COMMANDS = {
-    "fine-tuned": "deepen train HYMENOPTERA --weights resnet20:cifar10 --size 96 --epochs 15",
-    "from scratch": "deepen train HYMENOPTERA --model resnet20 --size 96 --epochs 15",
-    "from scratch, lr 0.02": "the same with --lr 0.02",
+    name: f"deepen train HYMENOPTERA {' '.join(f'--{k} {v}' for k, v in arm.items())} "
+    f"--size {SIZE_PX} --epochs {EPOCHS}"
+    for name, arm in ARMS.items()
 }
 
 
 def last_top1(data: str, arm: dict[str, Any], seed: int) -> float:
     """Share of the validation pictures that are right after the last epoch."""
     with tempfile.TemporaryDirectory() as place:
-        changes = {**arm["changes"], "seed": seed}
-        run = api.train(
-            data, **{**arm, "changes": changes}, output=Path(place) / "r", workers=0
-        ).run
+        changes = {**COMMON, "seed": seed}
+        run = api.train(data, **arm, changes=changes, output=Path(place) / "r", workers=0).run
         with open(run / "metrics.csv") as file:
             return float([*csv.DictReader(file)][-1]["eval_top1"])
 
@@ -60,9 +58,9 @@ def main() -> None:
             shares[name].append(last_top1(options.data, arm, seed))
             print(seed, name, round(shares[name][-1], 4), flush=True)
     results = {
-        "what": f"ResNet-20 on hymenoptera, {EPOCHS} epochs, at 96 px",
+        "what": f"ResNet-20 on hymenoptera, {EPOCHS} epochs, at {SIZE_PX} px",
         "protocol": "153 validation pictures, one crop, after the last epoch",
-        "pilot": "size and rates of both sides were picked on these pictures, one seed each",
+        "pilot": "the size was picked by how frozen features did on these pictures",
         "start": "resnet20:cifar10 of the zoo: CIFAR-10 at 32 px, 82.18% top-1; stem unchanged",
         **provenance(),
         "arms": {
