@@ -2,7 +2,7 @@
 
     python tests/torture/torture.py [PART...]      (make torture; minutes)
 
-PARTS: kills, batches, damage, disk, folder, sigterm; all by default. Each prints its counts on one
+PARTS: kills, batches, damage, disk, folder, sigterm, processes; all by default. Each prints its counts on one
 line; the exit status is 1 if one of them is not as promised in docs/exactness.md. The disk that
 fills up and the folder that becomes read-only are small tmpfs mounts: without the right to mount
 those parts say so and fail.
@@ -330,6 +330,21 @@ def sigterm(folder: Path) -> bool:
     return preempted == 20 and not other and not different and slowest < 10
 
 
+def processes(folder: Path) -> bool:
+    """Processes of one job killed, replaced, and restarted as another number of them."""
+    tests = Path(__file__).parents[1] / "test_training_distributed.py"
+    chosen = ("-m", "slow", "-k", "replaced or another_number or sigterm_to_torchrun", "-rA")
+    words = (sys.executable, "-m", "pytest", str(tests), f"--basetemp={folder}", *chosen)
+    done = subprocess.run(words, capture_output=True, text=True)
+    passed = [line.split("::")[1] for line in done.stdout.splitlines() if "PASSED" in line]
+    restarted = [name.partition("[")[2][:-1] for name in passed if "another_number" in name]
+    print(f"processes: killed and started again as another number {restarted}: the same samples;")
+    print(f"       {len(passed)} of 5 jobs killed or preempted under torchrun end as promised")
+    if done.returncode:
+        print(done.stdout)
+    return not done.returncode and len(passed) == 5
+
+
 PARTS = {
     "kills": kills,
     "batches": batches,
@@ -337,6 +352,7 @@ PARTS = {
     "disk": disk,
     "folder": folder_lost,
     "sigterm": sigterm,
+    "processes": processes,
 }
 
 if __name__ == "__main__":
