@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import typer.main
+from PIL import Image
 
 from deepen.cli import app
 
@@ -55,3 +56,16 @@ def test_the_python_face_imports_nothing_heavy():
     code = f"import sys, deepen; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_predicting_imports_neither_torchvision_nor_a_compiler(tmp_path):
+    """They take longer than torch itself."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "grey.png")
+    heavy = ("matplotlib", "sklearn", "torch._dynamo", "torchmetrics", "torchvision")
+    code = (
+        "import sys; from deepen import api; "
+        f"print(*api.predict('resnet20:cifar10', [{str(tmp_path / 'grey.png')!r}])); "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

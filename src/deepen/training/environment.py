@@ -6,10 +6,10 @@ import datetime
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchvision
 
 import deepen
 from deepen.training.run import Run
@@ -43,7 +43,7 @@ def about_machine(device: torch.device) -> dict[str, str | int | None]:
     return {
         "deepen": deepen.__version__,
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),  # importing it takes two seconds
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
