@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepen import api
 from deepen.data.sources import PictureSet, Split
+from deepen.errors import InputError
 from deepen.models import create_model
 from deepen.training import choice, plan
 from deepen.training.choice import choose, size_in_words
@@ -102,3 +104,9 @@ def test_sizes_are_said():
     words = size_in_words(create_model("resnet20"), (3, 64, 64), "cuda")
     assert words.startswith("269,722 parameters, 162.2 million MACs a picture of 3x64x64")
     assert "by rule about 30,82" in words  # 15e12 / (3 * 162.2e6)
+
+
+@pytest.mark.parametrize("count", [0.3, "some", -1])
+def test_a_number_to_hold_out_that_is_none_is_refused(count):
+    with pytest.raises(InputError, match="validation"):
+        api.train("digits", changes={"validation": count})

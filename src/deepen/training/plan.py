@@ -134,7 +134,9 @@ def new_plan(
     changes = changes or {}
     if model is not None and ":" not in model:
         get_architecture(model)  # a wrong name is said before the data are read
-    held_out = changes.get("validation")
+    held_out = None
+    if "validation" in changes:  # any recipe refuses what is no count
+        held_out = load_recipe("quick", {"validation": changes["validation"]}).validation
     if recipe is not None and held_out is None:
         held_out = load_recipe(recipe, changes).validation
     source = open_source(
