@@ -2,10 +2,10 @@
 
     python tests/torture/torture.py [PART...]      (make torture; minutes)
 
-PARTS: kills, batches, damage, disk, folder, sigterm, processes; all by default. Each prints its counts on one
-line; the exit status is 1 if one of them is not as promised in docs/exactness.md. The disk that
-fills up and the folder that becomes read-only are small tmpfs mounts: without the right to mount
-those parts say so and fail.
+PARTS: kills, batches, damage, disk, folder, sigterm, processes; all by default. Each prints its
+counts on one line; the exit status is 1 if one of them is not as promised in docs/exactness.md. The
+disk that fills up and the folder that becomes read-only are small tmpfs mounts: without the right
+to mount those parts say so and fail.
 """
 
 from __future__ import annotations
