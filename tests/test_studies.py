@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from deepen.claims import measured
 from deepen.errors import InputError, Interrupted, Preempted
 from deepen.models import create_model
-from deepen.studies import activation, construction, depth
+from deepen.studies import activation, construction, depth, shallow
 from deepen.studies.bench import take
 from deepen.studies.catalog import STUDIES, find_study
-from deepen.studies.conduct import Order, conduct
+from deepen.studies.conduct import Order, conduct, do_trial
 from deepen.studies.networks import net, paper_block
-from deepen.studies.page import markdown, table, write_pages
+from deepen.studies.page import draw, ledger_entries, markdown, table, write_pages
 from deepen.studies.responses import layer_profiles
 from deepen.studies.study import Pictures, Results, Trial
 from deepen.training.progress import Row, Silent
@@ -280,6 +282,59 @@ def test_committed_pages_are_those_of_the_committed_results(path, tmp_path):
     assert (DOCS / f"{path.stem}.md").read_text("utf-8") == (
         tmp_path / f"{study.name}.md"
     ).read_text("utf-8")
+    for claim, text in ledger_entries(study, results).items():  # and so is what the ledger says
+        assert resources.files(measured).joinpath(f"{claim}.json").read_text("utf-8") == text
+
+
+def test_ledger_entries_hold_each_seed_and_the_data():
+    results = results_of({"relu": 5.0, "tanh": 21.0}, "epochs")
+    results.trials += [
+        Trial(arm="relu", seed=1, measures={"epochs": 4.0}),
+        Trial(arm="tanh", seed=1, measures={"epochs": 8.0}),
+        Trial(arm="relu", seed=2, measures={"epochs": 4.0}),
+        Trial(arm="tanh", seed=2, failed="diverged"),
+    ]
+    machine = {"cpu": "a CPU", "device": "cpu", "torch": "2.11"}
+    about = {"data": "cifar10", "fingerprint": "abc", "command": "deepen study activation"}
+    results.about = about | {"machine": machine, "threads": 1, "date": "2026-11-21"}
+    study = STUDIES["activation"]
+    results.conclusions = study.conclude(results)
+    (claim, text), *others = ledger_entries(study, results).items()
+    assert (claim, others) == ("six-times", [])
+    entry = measured.Result.model_validate_json(text)
+    assert [(run.seed, run.value) for run in entry.runs] == [(0, 4.2), (1, 2.0)]
+    assert (entry.data, entry.fingerprint) == ("cifar10", "abc")
+    assert entry.protocol.startswith("holds here")
+
+
+@pytest.mark.parametrize("arm", [shallow.PIXELS, shallow.HOG, shallow.FISHER])
+def test_shallow_arms_learn_the_digits_alike_each_time(arm, tmp_path):
+    found = []
+    for name in ("one", "two"):
+        whole = Order("shallow", "small", 1, "digits", None, "cpu", tmp_path / name, 1)
+        (tmp_path / name / "trials").mkdir(parents=True)
+        found.append(do_trial(whole, arm, 0).measures)
+    assert found[0] == found[1]
+    assert found[0]["layers"] == 1
+    assert found[0]["test_error"] < 25
+
+
+def test_shallows_verdicts_are_steps_of_the_bars():
+    errors = (8.0, 3.0, 4.0, 2.0, 1.5, 1.0)
+    results = results_of(dict(zip(shallow.LAYERS, errors, strict=True)), "test_error")
+    found = shallow.conclude(results)
+    assert [c.verdict for c in found] == ["holds"] * 4
+    assert found[1].statement == "LeNet-5 errs less than HOG + SVM"
+    results = results_of(dict(zip(shallow.LAYERS, reversed(errors), strict=True)), "test_error")
+    assert [c.verdict for c in shallow.conclude(results)] == ["does not hold"] * 4
+
+
+def test_bars_are_as_long_as_the_means():
+    errors = dict(zip(shallow.LAYERS, (8.0, 3.0, 4.0, 2.0, 1.5, 1.0), strict=True))
+    figure = draw(STUDIES["shallow"], results_of(errors, "test_error"))
+    for arm, value in errors.items():
+        assert f">{arm}<" in figure
+        assert f">{value:.2f}<" in figure
 
 
 def test_study_verb_prints_table_and_json(own, tmp_path, monkeypatch, capsys):

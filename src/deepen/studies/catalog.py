@@ -13,6 +13,7 @@ from deepen.studies import (
     lesion,
     optimization,
     regularization,
+    shallow,
     shortcut,
     width,
 )
@@ -31,6 +32,7 @@ STUDIES: dict[str, Study] = {
         optimization,
         width,
         lesion,
+        shallow,
     )
 }
 

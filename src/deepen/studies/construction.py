@@ -107,6 +107,7 @@ def conclude(results: Results) -> list[Conclusion]:
         on, scratch = results.mean(arm, "trained on"), results.mean(arm, "from scratch")
         if before != before:
             continue
+        shallow, built = (results.by_seed(arm, name) for name in ("shallow", "constructed"))
         found += [
             judged(
                 f"the constructed {arm} net has the shallow net's training error",
@@ -114,6 +115,10 @@ def conclude(results: Results) -> list[Conclusion]:
                 "no higher training error than its shallower counterpart",
                 f"{before:.2f}% and {after:.2f}%",
                 abs(after - before) < 0.05,
+            ).feeding(
+                f"construction-{arm}" if arm == "plain" else "",
+                "training error of the constructed net over the shallow net's, points",
+                {seed: built[seed] - shallow[seed] for seed in built},
             ),
             judged(
                 f"trained from scratch as long, the deep {arm} net does not reach the constructed "

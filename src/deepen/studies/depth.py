@@ -59,6 +59,10 @@ def conclude(results: Results) -> list[Conclusion]:
             "plain-56 lies above plain-20",
             f"{error[shallow]:.1f}% and {error[deep]:.1f}%: {gap:+.1f} points",
             gap >= 10,
+        ).feeding(
+            "plain-worse",
+            f"training error of {deep} over {shallow}, points",
+            _differences(results, deep, shallow),
         ),
         judged(
             "residual nets lose at most half as much with depth",
@@ -100,6 +104,12 @@ def _responses(results: Results, plain: str, residual: str) -> Conclusion:
         f"mean standard deviation {other:.2f} in {residual}, {one:.2f} in {plain}",
         other < one,
     )
+
+
+def _differences(results: Results, one: str, other: str) -> dict[int, float]:
+    """Training error of one arm over another's, in points, of each seed that gave both."""
+    above, below = (results.by_seed(arm, "train_error") for arm in (one, other))
+    return {seed: above[seed] - below[seed] for seed in above if seed in below}
 
 
 def _ends(results: Results, family: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from importlib import resources
 from pathlib import Path
 from statistics import mean
@@ -20,11 +21,14 @@ INK = "#868e96"  # of axes and words: legible on white and on black
 def write_pages(study: Study, results: Results, folder: Path) -> tuple[Path, ...]:
     """Write NAME.md with its figure NAME.svg, and report.html, which needs no other file.
 
+    What answers a claim of the ledger is written as CLAIM.json, as `claims/measured/` has it.
+
     Raises:
         WorkError: one could not be written.
     """
     figure = draw(study, results)
     written = {
+        **{f"{name}.json": text for name, text in ledger_entries(study, results).items()},
         f"{study.name}.svg": figure,
         f"{study.name}.md": markdown(study, results),
         "report.html": html(study, results, figure),
@@ -32,6 +36,35 @@ def write_pages(study: Study, results: Results, folder: Path) -> tuple[Path, ...
     for name, text in written.items():
         write_whole(folder / name, text)
     return tuple(folder / name for name in written)
+
+
+def ledger_entries(study: Study, results: Results) -> dict[str, str]:
+    """What answers claims of the ledger, by the claim: its run, seeds, protocol and data; JSON."""
+    about = results.about
+    setting = study.settings.get(results.setting)
+    departures = setting.departures if setting else ()
+    return {
+        c.claim: json.dumps(
+            {
+                "network": ", ".join(results.arms()),
+                "quantity": c.quantity,
+                "data": about["data"],
+                "fingerprint": about["fingerprint"],
+                "command": about["command"],
+                "protocol": f"{c.verdict} here: {c.found}. " + "; ".join(departures),
+                "settings": study.held,
+                "machine": f"{about['machine']['cpu']}, {about['machine']['device']}, "
+                f"{about['threads']} thread(s) a trial",
+                "torch": about["machine"]["torch"],
+                "date": about["date"],
+                "runs": [{"seed": seed, "value": v} for seed, v in c.figures.items()],
+            },
+            indent=1,
+        )
+        + "\n"
+        for c in results.conclusions
+        if c.claim and c.figures
+    }
 
 
 def table(study: Study, results: Results) -> list[tuple[str, ...]]:
@@ -83,7 +116,7 @@ def markdown(study: Study, results: Results) -> str:
         "Mean ± standard deviation over the seeds.",
         "",
     ]
-    if study.curves:
+    if study.curves or study.bars:
         lines += [f"![{study.title}]({study.name}.svg)", ""]
     if results.conclusions:
         lines += ["| statement | source | printed | found here | verdict |", "| --- " * 5 + "|"]
@@ -145,7 +178,7 @@ def draw(study: Study, results: Results) -> str:
     from matplotlib.figure import Figure
 
     profiles = list(dict.fromkeys(name for t in results.trials for name in t.profiles))
-    panels = [*study.curves, *profiles]
+    panels = [*([study.bars] if study.bars else []), *study.curves, *profiles]
     rows = max(1, (len(panels) + 1) // 2)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -157,7 +190,9 @@ def draw(study: Study, results: Results) -> str:
         for axes, panel in zip(grid, panels, strict=False):
             axes.grid(color=INK, alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-            if panel in study.curves:
+            if panel == study.bars:
+                _draw_bars(axes, study, results)
+            elif panel in study.curves:
                 _draw_curves(axes, study, results, panel)
             else:
                 _draw_profiles(axes, results, panel)
@@ -170,6 +205,22 @@ def draw(study: Study, results: Results) -> str:
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _draw_bars(axes, study: Study, results: Results) -> None:
+    """A bar for each arm, the mean over the seeds, and every seed as a point."""
+    measure = next(m for m in study.measures if m.name == study.bars)
+    arms = [arm for arm in results.arms() if results.of(arm, study.bars)]
+    for place, (arm, color) in enumerate(zip(arms, COLORS * 3, strict=False)):
+        values = results.of(arm, study.bars)
+        bar = axes.barh(place, mean(values), color=color, alpha=0.75, height=0.7)
+        axes.plot(values, [place] * len(values), ".", color=INK, markersize=4)
+        axes.bar_label(bar, [f"{mean(values):.{measure.decimals}f}"], padding=6, color=INK)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.15)
+    axes.set_xlabel(measure.label)
 
 
 def _draw_curves(axes, study: Study, results: Results, panel: str) -> None:
@@ -198,6 +249,7 @@ def _draw_profiles(axes, results: Results, panel: str) -> None:
             layers = [mean(values) for values in zip(*found, strict=True)]
             depth = [i / max(1, len(layers) - 1) for i in range(len(layers))]
             axes.plot(depth, layers, color=color, label=arm, linewidth=1.4)
-    axes.set_yscale("log")
+    if not panel.endswith("%"):  # norms span powers of ten
+        axes.set_yscale("log")
     axes.set_xlabel("layer, from the first (0) to the last (1)")
     axes.set_ylabel(panel)

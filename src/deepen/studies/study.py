@@ -121,13 +121,33 @@ class Trial(BaseModel):
 
 
 class Conclusion(BaseModel):
-    """A statement of the paper or the lecture against what was measured."""
+    """A statement of the paper or the lecture against what was measured.
+
+    Attributes:
+        statement: what they say.
+        source: where.
+        printed: the figure or the words there.
+        found: ours, in words.
+        verdict: whether it holds in our setting.
+        claim: of the ledger that this answers, "" for none.
+        quantity: what `figures` are, with their unit.
+        figures: of each seed, for the ledger.
+    """
 
     statement: str
     source: str
     printed: str
     found: str
     verdict: Literal["holds", "does not hold", "not measured"]
+    claim: str = ""
+    quantity: str = ""
+    figures: dict[int, float] = {}
+
+    def feeding(self, claim: str, quantity: str, figures: Mapping[int, float]) -> Conclusion:
+        """The same, as an answer to a claim of the ledger."""
+        rounded = {seed: round(value, 4) for seed, value in figures.items()}
+        update = {"claim": claim, "quantity": quantity, "figures": rounded}
+        return self.model_copy(update=update)
 
 
 class Results(BaseModel):
@@ -151,9 +171,17 @@ class Results(BaseModel):
         """Their names, in the order of the study."""
         return list(dict.fromkeys(trial.arm for trial in self.trials))
 
+    def by_seed(self, arm: str, measure: str) -> dict[int, float]:
+        """A measure of an arm, of each seed that gave it."""
+        return {
+            t.seed: t.measures[measure]
+            for t in self.trials
+            if t.arm == arm and measure in t.measures
+        }
+
     def of(self, arm: str, measure: str) -> list[float]:
         """A measure of an arm, one value for each seed that gave it."""
-        return [t.measures[measure] for t in self.trials if t.arm == arm and measure in t.measures]
+        return list(self.by_seed(arm, measure).values())
 
     def mean(self, arm: str, measure: str) -> float:
         """Over the seeds; NaN where no trial gave it."""
@@ -182,6 +210,7 @@ class Study:
         held: what does not.
         measures: columns of the table.
         curves: which of a trial's curves are drawn, with the label of the axis.
+        bars: which measure is drawn as a bar for each arm, "" for none.
         settings: "small" for two cores, "full" as the paper has it.
         trial: does one arm with one seed.
         conclude: what follows.
@@ -200,6 +229,7 @@ class Study:
     trial: Callable[[Bench], Trial]
     conclude: Callable[[Results], list[Conclusion]]
     curves: Mapping[str, str] = field(default_factory=dict)
+    bars: str = ""
     published: tuple[Published, ...] = ()
     seeds: int = 3
 

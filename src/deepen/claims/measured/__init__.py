@@ -1,4 +1,7 @@
-"""Training results of ours, one a file: the command, the protocol, and each seed's figure."""
+"""Training results of ours, one a file: the command, the protocol, and each seed's figure.
+
+Those of a study are what `deepen study` wrote beside its table.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ class Result(BaseModel):
     """A figure that we measured.
 
     Attributes:
-        network: by its name in deepen.
+        network: by its name in deepen, or those that were compared.
         quantity: what was measured, with its unit.
         data: on what.
+        fingerprint: of its files.
         command: that does it again; SEED stands for the seeds of `runs`.
         protocol: in words.
         settings: how they were chosen.
@@ -41,6 +45,7 @@ class Result(BaseModel):
     network: str
     quantity: str
     data: str
+    fingerprint: str
     command: str
     protocol: str
     settings: str
