@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def figures(tmp_path: Path, script: str, *words: str) -> dict:
     output = tmp_path / "figures.json"
     command = [sys.executable, str(BENCHMARKS / script), *words, "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
     assert {"date", "machine", "torch"} <= set(found)
@@ -47,7 +47,7 @@ def test_training_script_compares_the_loops(tmp_path):
     )  # fmt: skip
     for title in ("LeNet (ReLU form), MNIST", "ResNet-20, CIFAR-10"):
         assert set(found[title]["deepen_over"]) == {"plain", "timm"}
-    assert isinstance(found["loop_cost_us"], float)
+    assert len(found["loop_cost_us"]) == 3
 
 
 @pytest.mark.slow  # a dozen processes that import torch
