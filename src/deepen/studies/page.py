@@ -213,9 +213,11 @@ def _draw_bars(axes, study: Study, results: Results) -> None:
     arms = [arm for arm in results.arms() if results.of(arm, study.bars)]
     for place, (arm, color) in enumerate(zip(arms, COLORS * 3, strict=False)):
         values = results.of(arm, study.bars)
-        bar = axes.barh(place, mean(values), color=color, alpha=0.75, height=0.7)
+        axes.barh(place, mean(values), color=color, alpha=0.75, height=0.7)
         axes.plot(values, [place] * len(values), ".", color=INK, markersize=4)
-        axes.bar_label(bar, [f"{mean(values):.{measure.decimals}f}"], padding=6, color=INK)
+        text, end = f"{mean(values):.{measure.decimals}f}", (max(values), place)
+        offset = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(text, end, color=INK, **offset)
     axes.set_yticks(range(len(arms)), arms)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
