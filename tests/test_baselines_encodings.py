@@ -47,7 +47,7 @@ def test_fisher_vectors_are_the_mixtures_gradients():
     encoder = FisherVectors(seed=0)
     encoder.GAUSSIANS, encoder.COMPONENTS = 3, 4
     found = encoder.fit(split_of(images)).encode(split_of(images[:1]))[0]
-    x = encoder._placed(encoder._describe(images[0])[None])[0].astype(np.float64)  # (T, D)
+    x = encoder._placed(encoder._describe(images[0])).astype(np.float64)  # (T, D)
     gmm, (count, size) = encoder.mixture, x.shape
     share = gmm.predict_proba(x)  # (T, K)
     by_weight, by_mean, by_deviation = [], [], []
@@ -67,7 +67,7 @@ def test_fisher_vectors_are_the_mixtures_gradients():
 
 def test_places_are_rows_and_columns_of_variance_one():
     encoder = FisherVectors(seed=0).fit(split_of(RNG.integers(0, 256, (40, 20, 14, 1), np.uint8)))
-    placed = encoder._placed(encoder._describe(np.zeros((20, 14, 1), np.uint8))[None])[0, :, -2:]
+    placed = encoder._placed(encoder._describe(np.zeros((20, 14, 1), np.uint8)))[:, -2:]
     rows, columns = encoder.grid
     assert rows > columns
     assert np.allclose(placed[:columns, 0], -np.sqrt(3))

@@ -61,7 +61,8 @@ class FisherVectors:
         rows = found.reshape(-1, found.shape[-1])
         drawn = rng.permutation(len(rows))[: self.DRAWN]
         self.reduce = PCA(self.COMPONENTS, whiten=True, random_state=self.seed).fit(rows[drawn])
-        placed = self._placed(found).reshape(-1, self.COMPONENTS + 2)[drawn]
+        places = self._places()[drawn % found.shape[1]]
+        placed = np.concatenate([self.reduce.transform(rows[drawn]), places], axis=1)
         chosen = {
             "covariance_type": "diag",
             "random_state": self.seed,
@@ -77,7 +78,7 @@ class FisherVectors:
 
         vectors = []
         for image in _images(split):
-            placed = self._placed(self._describe(image)[None])[0]
+            placed = self._placed(self._describe(image))
             vectors.append(fisher_vector(placed, self.mixture, improved=True))
         return np.stack(vectors).astype(np.float32)
 
@@ -92,13 +93,15 @@ class FisherVectors:
         self.grid = found.shape[:2]
         return found.reshape(-1, found.shape[2]).astype(np.float32)
 
-    def _placed(self, found: np.ndarray) -> np.ndarray:
-        """(N, places, D) to (N, places, components + 2): reduced, and with row and column."""
-        reduced = self.reduce.transform(found.reshape(-1, found.shape[-1]))
+    def _places(self) -> np.ndarray:
+        """Row and column of each place, (places, 2), each of mean 0 and variance about 1."""
         axes = (np.linspace(-1, 1, num=length) for length in self.grid)
         places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-        whole = np.broadcast_to(places * np.sqrt(3), (len(found), *places.shape))  # variance 1
-        return np.concatenate([reduced.reshape(*found.shape[:2], -1), whole], axis=2)
+        return places * np.sqrt(3)
+
+    def _placed(self, found: np.ndarray) -> np.ndarray:
+        """A picture's descriptors (places, D) to (places, components + 2)."""
+        return np.concatenate([self.reduce.transform(found), self._places()], axis=1)
 
 
 def linear_svm(seed: int) -> Any:

@@ -128,7 +128,7 @@ def _setting(
 
 STUDY = Study(
     name="activation",
-    title="ReLU trains several times faster than tanh",
+    title="ReLU against tanh: passes to 25% training error",
     source="Krizhevsky et al. 2012, section 3.1, figure 1",
     question="How many passes until a four-layer net is down to 25% training error on CIFAR-10, "
     "with each non-linearity?",
