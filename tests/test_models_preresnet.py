@@ -92,7 +92,8 @@ def rename(key: str) -> str:
     ids=["wide", "cifar", "imagenet", "preresnet50"],
 )
 def test_is_timms_with_the_papers_stem_and_strides(residual, num_units, maps, px, assert_twins):
-    ours = PreResNet(Variant(residual, num_units, maps), 7, 3)
+    stem = 64 if len(maps) == 4 else 16
+    ours = PreResNet(Variant(residual, num_units, maps, stem=stem), 7, 3)
     theirs = timms(num_units, maps, basic=residual is two_convolutions)
     assert_twins(ours, theirs, torch.randn(2, 3, px, px + 3), rename)
 

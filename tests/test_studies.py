@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from importlib import resources
 from pathlib import Path
@@ -11,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepen.claims import measured
 from deepen.errors import InputError, Interrupted, Preempted
 from deepen.models import create_model
-from deepen.studies import activation, construction, depth, shallow
+from deepen.studies import activation, blocks, construction, depth, regularization, shallow, width
 from deepen.studies.bench import take
 from deepen.studies.catalog import STUDIES, find_study
 from deepen.studies.conduct import Order, conduct, do_trial
 from deepen.studies.networks import net, paper_block
 from deepen.studies.page import draw, ledger_entries, markdown, table, write_pages
 from deepen.studies.responses import layer_profiles
-from deepen.studies.study import Pictures, Results, Trial
+from deepen.studies.study import Pictures, Results, Trial, compared, judged
 from deepen.training.progress import Row, Silent
 
 OWN = """
@@ -252,6 +254,107 @@ def test_activations_factor_is_the_ratio():
     assert found[0].found.startswith("4.2 times")
     found = activation.conclude(results_of({"relu": 5.0}, "epochs"))
     assert found[0].verdict == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("holds", "verdict"),
+    [
+        (True, "holds"),
+        (False, "does not hold"),
+        ([True, True], "holds"),
+        ([False, False], "does not hold"),
+        ([True, False], "seeds disagree"),
+        ([], "not measured"),
+    ],
+)
+def test_verdict_is_the_means_or_that_of_all_seeds(holds, verdict):
+    assert judged("", "", "", "", holds).verdict == verdict
+
+
+def test_comparison_is_seed_by_seed():
+    results = results_of({"a": 10.0, "b": 20.0}, "train_error")
+    results.trials += [
+        Trial(arm="a", seed=1, measures={"train_error": 12.0}),
+        Trial(arm="b", seed=1, measures={"train_error": 11.0}),
+        Trial(arm="a", seed=2, measures={"train_error": 5.0}),
+        Trial(arm="b", seed=2, failed="diverged"),
+    ]
+    assert results.over("a", "b", "train_error") == {0: -10.0, 1: 1.0}
+    found = compared(results, "a", "b", "", "")
+    assert found.verdict == "seeds disagree"
+    assert found.found.endswith("less with 1 of 2 seeds")
+    assert compared(results, "a", "c", "", "").verdict == "not measured"
+
+
+def test_regularization_has_to_close_the_gap_and_lower_the_test_error():
+    trials = [
+        Trial(arm=arm, seed=0, measures={"train_error": train, "test_error": test})
+        for arm, train, test in (
+            ("none", 10, 40),
+            ("both", 15, 38),
+            ("gap alone", 20, 45),
+            ("test alone", 5, 38),
+        )
+    ]
+    results = Results(study="x", setting="small", about={}, trials=trials)
+    verdicts = [c.verdict for c in regularization.conclude(results)]
+    assert verdicts == ["holds", "does not hold", "does not hold"]
+
+
+def test_l1_is_the_gradient_of_the_sum_of_magnitudes():
+    torch.manual_seed(0)
+    network = regularization.Regularized(0.0, 0.01, 10, 3, (16, 16))
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    F.cross_entropy(network(images), labels).backward()
+    found = {name: p.grad.clone() for name, p in network.named_parameters()}
+    plain = regularization.Regularized(0.0, 0.0, 10, 3, (16, 16))
+    plain.load_state_dict(network.state_dict())
+    penalty = sum(p.abs().sum() for p in plain.parameters() if p.ndim > 1)
+    (F.cross_entropy(plain(images), labels) + 0.01 * penalty).backward()
+    for name, p in plain.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, msg=name)
+
+
+def test_nets_of_a_size_count_alike():
+    counts = {}
+    for arm in STUDIES["width"].settings["small"].arms:
+        network = arm.build(10, 3, (16, 16))
+        with FlopCounterMode(display=False) as flops:
+            network.eval()(torch.zeros(1, 3, 16, 16))
+        parameters = sum(p.numel() for p in network.parameters())
+        counts[arm.name] = {"parameters": parameters / 1e3, "MACs": flops.get_total_flops() / 2e6}
+    for size, arms in (width.SMALLER | width.LARGER).items():
+        stated, unit = float(size.split()[0]), size.split()[-1]
+        for arm in arms:
+            assert counts[arm][unit] == pytest.approx(stated, rel=0.06)
+
+
+def silenced(block: torch.nn.Module) -> torch.nn.Module:
+    """The same with a second convolution of zeros, in evaluation."""
+    torch.nn.init.zeros_(block.conv2.weight)
+    return block.eval()
+
+
+def test_blocks_differ_in_what_happens_at_the_addition():
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.equal(silenced(blocks.NoReluAfterAddition(8, 8, 1))(x), x)
+    normed = silenced(blocks.NormAfterAddition(8, 8, 1))
+    normed.bn2.running_mean.fill_(0.5)
+    normed.bn2.running_var.fill_(4.0)
+    torch.testing.assert_close(normed(x), F.relu((x - 0.5) / (4 + 1e-5) ** 0.5))
+    one = silenced(blocks.SkipOne(8, 8, 1))
+    torch.testing.assert_close(one(x), F.relu(one.bn1(one.conv1(x)) + x))
+
+
+def test_gate_shares_between_the_branch_and_the_input():
+    x = torch.randn(2, 8, 6, 6)
+    for bias, share in ((0.0, 0.5), (-2.0, 1 / (1 + math.exp(2.0)))):
+        gate = blocks.gated(bias)(8, 8, 1).eval()
+        torch.nn.init.zeros_(gate.gate.weight)
+        torch.nn.init.zeros_(gate.gate.bias)
+        branch = gate.bn2(gate.conv2(F.relu(gate.bn1(gate.conv1(x)))))
+        torch.testing.assert_close(gate(x), F.relu(share * branch + (1 - share) * x))
 
 
 def test_every_study_names_its_source_and_can_build_what_it_compares():

@@ -91,12 +91,16 @@ class ResidualUnit(nn.Module):
 
 
 class Variant(NamedTuple):
-    """The residual, units and maps of each stage (four on ImageNet), the shortcuts' option."""
+    """The residual, units and maps of each stage (four on ImageNet), the shortcuts' option.
+
+    `stem` is the maps of the first convolution.
+    """
 
     residual: Callable[[int, int, int], nn.Module]
     num_units: tuple[int, ...]
     maps: tuple[int, ...]
     option: Option = "B"
+    stem: int = 16
 
     @property
     def imagenet(self) -> bool:
@@ -112,7 +116,7 @@ class PreResNet(ImageClassifier):
         self.in_channels, self.num_classes = in_channels, num_classes
         self.num_features = variant.maps[-1]
         self.min_px = 32 if variant.imagenet else 8
-        maps = 64 if variant.imagenet else 16
+        maps = variant.stem
         if variant.imagenet:
             self.conv1 = nn.Conv2d(in_channels, maps, 7, 2, padding=3, bias=False)
         else:
@@ -146,10 +150,10 @@ VARIANTS: dict[str, Variant] = {
     "preresnet110": Variant(two_convolutions, (18, 18, 18), CIFAR, "A"),
     "preresnet164": Variant(bottleneck, (18, 18, 18), WIDE),
     "preresnet1001": Variant(bottleneck, (111, 111, 111), WIDE),
-    "preresnet50": Variant(bottleneck, (3, 4, 6, 3), IMAGENET),
-    "preresnet101": Variant(bottleneck, (3, 4, 23, 3), IMAGENET),
-    "preresnet152": Variant(bottleneck, (3, 8, 36, 3), IMAGENET),
-    "preresnet200": Variant(bottleneck, (3, 24, 36, 3), IMAGENET),
+    "preresnet50": Variant(bottleneck, (3, 4, 6, 3), IMAGENET, stem=64),
+    "preresnet101": Variant(bottleneck, (3, 4, 23, 3), IMAGENET, stem=64),
+    "preresnet152": Variant(bottleneck, (3, 8, 36, 3), IMAGENET, stem=64),
+    "preresnet200": Variant(bottleneck, (3, 24, 36, 3), IMAGENET, stem=64),
 }
 
 

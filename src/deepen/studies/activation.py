@@ -66,7 +66,7 @@ def conclude(results: Results) -> list[Conclusion]:
     source = "Krizhevsky et al. 2012, section 3.1, figure 1"
     relu, tanh = results.mean("relu", "epochs"), results.mean("tanh", "epochs")
     if relu != relu or tanh != tanh:
-        return [judged("ReLU is several times faster than tanh", source, "6", "not reached", None)]
+        return [judged("ReLU is several times faster than tanh", source, "6", "not reached", [])]
     factor = tanh / relu
     fast, slow = (results.by_seed(arm, "epochs") for arm in ("relu", "tanh"))
     found = [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.models.resnet import BasicBlock, ZeroPadShortcut, make_shortcut
+from deepen.models.resnet import BasicBlock, make_shortcut
 
 
 def conv3x3(maps_in: int, maps_out: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -79,22 +79,6 @@ class NoReluAfterAddition(BasicBlock):
         """(B, maps_in, H, W) to (B, maps_out, H / stride, W / stride)."""
         assert self.downsample is not None
         return self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.downsample(x)
-
-
-class PreActivation(nn.Module):
-    """He et al. 2016, figure 4e: batch norm and ReLU before each convolution, nothing after."""
-
-    def __init__(self, maps_in: int, maps_out: int, stride: int) -> None:
-        super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(maps_in), conv3x3(maps_in, maps_out, stride)
-        self.bn2, self.conv2 = nn.BatchNorm2d(maps_out), conv3x3(maps_out, maps_out)
-        same = stride == 1 and maps_in == maps_out
-        self.shortcut = nn.Identity() if same else ZeroPadShortcut(maps_out - maps_in, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, maps_in, H, W) to (B, maps_out, H / stride, W / stride)."""
-        out = self.conv1(F.relu(self.bn1(x)))
-        return self.conv2(F.relu(self.bn2(out))) + self.shortcut(x)
 
 
 class Unnormalized(nn.Module):

@@ -1,4 +1,4 @@
-"""Plain nets get worse with depth, residual nets do not.
+"""Plain against residual nets as they get deeper: do plain nets get worse, and residual nets not?
 
 He et al. 2015, section 4.2: figure 6 (training and test error against iterations), table 6 (test
 error), figure 7 (responses of the layers).
@@ -62,7 +62,7 @@ def conclude(results: Results) -> list[Conclusion]:
         ).feeding(
             "plain-worse",
             f"training error of {deep} over {shallow}, points",
-            _differences(results, deep, shallow),
+            results.over(deep, shallow, "train_error"),
         ),
         judged(
             "residual nets lose at most half as much with depth",
@@ -76,14 +76,14 @@ def conclude(results: Results) -> list[Conclusion]:
             f"{source}, left and middle",
             "so it does",
             f"{error[deep_residual]:.1f}% against {error[shallow]:.1f}%",
-            error[deep_residual] < error[shallow],
+            results.less(deep_residual, shallow, "train_error"),
         ),
         judged(
             "residual nets themselves gain from depth",
             f"{source}, middle; table 6",
             "8.75% to 6.97% test error from 20 to 56 layers",
             f"training error {residual_gap:+.1f} points from {residual} to {deep_residual}",
-            residual_gap < 0,
+            results.less(deep_residual, residual, "train_error"),
         ),
         _responses(results, shallow, deep_residual),
     ]
@@ -104,12 +104,6 @@ def _responses(results: Results, plain: str, residual: str) -> Conclusion:
         f"mean standard deviation {other:.2f} in {residual}, {one:.2f} in {plain}",
         other < one,
     )
-
-
-def _differences(results: Results, one: str, other: str) -> dict[int, float]:
-    """Training error of one arm over another's, in points, of each seed that gave both."""
-    above, below = (results.by_seed(arm, "train_error") for arm in (one, other))
-    return {seed: above[seed] - below[seed] for seed in above if seed in below}
 
 
 def _ends(results: Results, family: str) -> tuple[str, str]:
@@ -150,7 +144,7 @@ PUBLISHED = tuple(
 )
 STUDY = Study(
     name="depth",
-    title="Plain nets get worse with depth, residual nets do not",
+    title="Deeper: plain nets against residual nets",
     source="He et al. 2015, section 4.2, figures 6 and 7, table 6",
     question="Is a deeper net harder to train, and do identity shortcuts mend it?",
     varies="the depth, and whether blocks have a shortcut (option A: both kinds have the same "

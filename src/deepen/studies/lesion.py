@@ -61,7 +61,7 @@ def conclude(results: Results) -> list[Conclusion]:
             "Veit et al. 2016, section 4.1, figure 3",
             "residual: hardly anything; plain (VGG): all",
             f"{residual:+.1f} points of test error on average, against {plain:+.1f}",
-            residual < plain / 2 if known else None,
+            residual < plain / 2 if known else [],
         )
     ]
 

@@ -54,6 +54,7 @@ STUDY = Study(
     held="ResNet-20, pictures, passes",
     measures=ERRORS,
     curves={"train_error": "training error, %"},
+    bars="train_error",
     settings={
         "small": small_cifar(
             epochs=10,

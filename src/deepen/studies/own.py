@@ -141,7 +141,7 @@ def _judge(expected: _Expectation, results: Results) -> Conclusion:
     if expected.by:
         statement += f", by {expected.by:g} points at least"
     if not better or not worse:
-        return judged(statement, expected.source, "", "a trial is missing", None)
+        return judged(statement, expected.source, "", "a trial is missing", [])
     gap = results.mean(expected.worse, expected.measure) - results.mean(
         expected.better, expected.measure
     )

@@ -15,6 +15,7 @@ from deepen.files import write_whole
 from deepen.studies.study import Published, Results, Study
 
 COLORS = ("#d9480f", "#1c7ed6", "#2b8a3e", "#9c36b5", "#c2255c", "#0b7285", "#e8890c", "#5c5f66")
+STROKES = ("-", "--", ":")  # once the colors are used up
 INK = "#868e96"  # of axes and words: legible on white and on black
 
 
@@ -180,12 +181,13 @@ def draw(study: Study, results: Results) -> str:
     profiles = list(dict.fromkeys(name for t in results.trials for name in t.profiles))
     panels = [*([study.bars] if study.bars else []), *study.curves, *profiles]
     rows = max(1, (len(panels) + 1) // 2)
+    height = max(3.4, 0.26 * len(results.arms())) if study.bars else 3.4
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": study.name}
         matplotlib.rcParams |= {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
         matplotlib.rcParams |= {"xtick.color": INK, "ytick.color": INK, "font.size": 9}
-        figure = Figure(figsize=(9, 3.4 * rows), layout="constrained")
+        figure = Figure(figsize=(9, height * rows), layout="constrained")
         grid = figure.subplots(rows, 2 if len(panels) > 1 else 1, squeeze=False).flatten()
         for axes, panel in zip(grid, panels, strict=False):
             axes.grid(color=INK, alpha=0.25, linewidth=0.6)
@@ -226,14 +228,14 @@ def _draw_bars(axes, study: Study, results: Results) -> None:
 
 
 def _draw_curves(axes, study: Study, results: Results, panel: str) -> None:
-    for arm, color in zip(results.arms(), COLORS * 3, strict=False):
+    for arm, color, stroke in _styles(results):
         curves = [t.curves[panel] for t in results.trials if t.arm == arm and panel in t.curves]
         if not curves:
             continue
         points = list(zip(*(curve[: min(map(len, curves))] for curve in curves), strict=True))
         steps = [point[0][0] for point in points]
         values = [[y for _, y in point] for point in points]
-        axes.plot(steps, list(map(mean, values)), color=color, label=arm, linewidth=1.6)
+        axes.plot(steps, list(map(mean, values)), stroke, color=color, label=arm, linewidth=1.6)
         axes.fill_between(
             steps, list(map(min, values)), list(map(max, values)), color=color, alpha=0.18, lw=0
         )
@@ -244,13 +246,19 @@ def _draw_curves(axes, study: Study, results: Results, panel: str) -> None:
     axes.set_ylabel(study.curves[panel])
 
 
+def _styles(results: Results) -> list[tuple[str, str, str]]:
+    """Arm, color and stroke of each line."""
+    styles = ((color, stroke) for stroke in STROKES for color in COLORS)
+    return [(arm, *style) for arm, style in zip(results.arms(), styles, strict=False)]
+
+
 def _draw_profiles(axes, results: Results, panel: str) -> None:
-    for arm, color in zip(results.arms(), COLORS * 3, strict=False):
+    for arm, color, stroke in _styles(results):
         found = [t.profiles[panel] for t in results.trials if t.arm == arm and panel in t.profiles]
         if found:
             layers = [mean(values) for values in zip(*found, strict=True)]
             depth = [i / max(1, len(layers) - 1) for i in range(len(layers))]
-            axes.plot(depth, layers, color=color, label=arm, linewidth=1.4)
+            axes.plot(depth, layers, stroke, color=color, label=arm, linewidth=1.4)
     if not panel.endswith("%"):  # norms span powers of ten
         axes.set_yscale("log")
     axes.set_xlabel("layer, from the first (0) to the last (1)")

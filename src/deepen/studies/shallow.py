@@ -62,7 +62,7 @@ def conclude(results: Results) -> list[Conclusion]:
             "ImageNet, top-5: shallow 28.2 and 25.8%, 8 layers 16.4%, 19 and 22 layers 7.3 and "
             "6.7%, 152 layers 3.57%",
             f"{error[better]:.2f}% against {error[worse]:.2f}%",
-            error[better] < error[worse],
+            results.less(better, worse, "test_error"),
         )
         for worse, better in pairs
         if error.get(better) == error.get(better) and error.get(worse) == error.get(worse)

@@ -128,7 +128,7 @@ class Conclusion(BaseModel):
         source: where.
         printed: the figure or the words there.
         found: ours, in words.
-        verdict: whether it holds in our setting.
+        verdict: whether it holds in our setting; seeds disagree: with some and not with others.
         claim: of the ledger that this answers, "" for none.
         quantity: what `figures` are, with their unit.
         figures: of each seed, for the ledger.
@@ -138,7 +138,7 @@ class Conclusion(BaseModel):
     source: str
     printed: str
     found: str
-    verdict: Literal["holds", "does not hold", "not measured"]
+    verdict: Literal["holds", "does not hold", "seeds disagree", "not measured"]
     claim: str = ""
     quantity: str = ""
     figures: dict[int, float] = {}
@@ -188,6 +188,15 @@ class Results(BaseModel):
         values = self.of(arm, measure)
         return mean(values) if values else float("nan")
 
+    def over(self, one: str, other: str, measure: str) -> dict[int, float]:
+        """A measure of one arm less that of another, of each seed that gave both."""
+        above, below = self.by_seed(one, measure), self.by_seed(other, measure)
+        return {seed: above[seed] - below[seed] for seed in above if seed in below}
+
+    def less(self, one: str, other: str, measure: str) -> list[bool]:
+        """Whether it is less for one arm than for another, of each seed that gave both."""
+        return [difference < 0 for difference in self.over(one, other, measure).values()]
+
     def cell(self, arm: str, measure: Measure) -> str:
         """Mean and standard deviation over the seeds, as a table has them."""
         values = self.of(arm, measure.name)
@@ -234,9 +243,17 @@ class Study:
     seeds: int = 3
 
 
-def judged(statement: str, source: str, printed: str, found: str, holds: bool | None) -> Conclusion:
-    """A conclusion; `holds` is None where a trial that it needs is missing."""
-    verdict = "not measured" if holds is None else "holds" if holds else "does not hold"
+def judged(
+    statement: str, source: str, printed: str, found: str, holds: bool | list[bool]
+) -> Conclusion:
+    """A conclusion; `holds` of the means, or of each seed, and [] where trials are missing."""
+    said = holds if isinstance(holds, list) else [holds]
+    if not said:
+        verdict = "not measured"
+    elif all(said):
+        verdict = "holds"
+    else:
+        verdict = "seeds disagree" if any(said) else "does not hold"
     return Conclusion(
         statement=statement, source=source, printed=printed, found=found, verdict=verdict
     )
@@ -245,8 +262,13 @@ def judged(statement: str, source: str, printed: str, found: str, holds: bool | 
 def compared(
     results: Results, better: str, worse: str, statement: str, source: str, printed: str = ""
 ) -> Conclusion:
-    """Whether one arm's mean training error is smaller than another's."""
+    """Whether one arm's training error is smaller than another's with every seed."""
     one, other = results.mean(better, "train_error"), results.mean(worse, "train_error")
-    known = one == one and other == other
-    found = f"training error {one:.1f}% ({better}) against {other:.1f}% ({worse})" if known else ""
-    return judged(statement, source, printed, found, one < other if known else None)
+    holds = results.less(better, worse, "train_error")
+    found = (
+        f"training error {one:.1f}% ({better}) against {other:.1f}% ({worse}), less with "
+        f"{sum(holds)} of {len(holds)} seeds"
+        if holds
+        else ""
+    )
+    return judged(statement, source, printed, found, holds)

@@ -6,6 +6,7 @@ many times their depth. He et al. 2015, section 4.2: depth. Lecture 004, width a
 
 from __future__ import annotations
 
+from deepen.analysis.complexity import complexity
 from deepen.studies.bench import Bench, train_and_score
 from deepen.studies.networks import net, paper_block
 from deepen.studies.small import small_cifar
@@ -23,48 +24,65 @@ from deepen.studies.study import (
 
 # Layers and maps of the first stage. Weights go with depth x width^2, and so does the work.
 SHAPES = {
-    "8 layers, 16 maps": (8, 16),
-    "20 layers, 9 maps": (20, 9),
-    "56 layers, 5 maps": (56, 5),
-    "20 layers, 16 maps": (20, 16),
-    "8 layers, 27 maps": (8, 27),
+    f"{layers} layers, {maps} maps": (layers, maps)
+    for layers, maps in ((8, 16), (8, 17), (20, 9), (56, 5), (8, 29), (8, 30), (20, 16))
+}
+# Nets of one size, from wide to deep.
+SMALLER = {
+    "85 thousand parameters": ("8 layers, 17 maps", "20 layers, 9 maps", "56 layers, 5 maps"),
+    "3.1 million MACs": ("8 layers, 16 maps", "20 layers, 9 maps", "56 layers, 5 maps"),
+}
+LARGER = {
+    "265 thousand parameters": ("8 layers, 30 maps", "20 layers, 16 maps"),
+    "10 million MACs": ("8 layers, 29 maps", "20 layers, 16 maps"),
 }
 
 
 def trial(bench: Bench) -> Trial:
     """The usual one, with what the net counts beside it."""
     network = bench.build()
+    preprocessing, _ = bench.inputs
+    counted = complexity(network, (preprocessing.channels, *preprocessing.size_px))
     done = train_and_score(bench, network)
-    done.measures["parameters"] = float(sum(p.numel() for p in network.parameters()))
+    done.measures |= {"parameters": counted.parameters / 1e3, "macs": counted.macs / 1e6}
     return done
 
 
 def conclude(results: Results) -> list[Conclusion]:
-    """The three of the same size against each other, and the two larger ones."""
-    error = {arm: results.mean(arm, "train_error") for arm in results.arms()}
-    small, large = list(SHAPES)[:3], list(SHAPES)[3:]
-    if any(error.get(arm, float("nan")) != error.get(arm) for arm in SHAPES):
+    """The three of each smaller size against each other, and the two of each larger one."""
+    error = {arm: results.mean(arm, "train_error") for arm in SHAPES}
+    if any(value != value for value in error.values()):
         return []
 
-    def words(arms: list[str]) -> str:
-        return ", ".join(f"{arm}: {error[arm]:.1f}%" for arm in arms)
+    def words(arms: tuple[str, ...]) -> str:
+        return "training error " + ", ".join(f"{error[arm]:.1f}% ({arm})" for arm in arms)
 
-    best = min(small, key=error.__getitem__)
-    return [
+    between = [
         judged(
-            "at equal size neither the widest nor the deepest net trains best",
+            f"at {size} neither the widest nor the deepest net trains best",
             "Zagoruyko & Komodakis 2016, section 3; lecture 004",
-            "16 layers, 10 times as wide, match 1001 thin ones",
-            words(small),
-            best == small[1],
-        ),
+            "16 wide layers do better than 1,001 thin ones",
+            words((wide, middle, deep)),
+            [
+                wider and deeper
+                for wider, deeper in zip(
+                    results.less(middle, wide, "train_error"),
+                    results.less(middle, deep, "train_error"),
+                    strict=True,
+                )
+            ],
+        )
+        for size, (wide, middle, deep) in SMALLER.items()
+    ]
+    return between + [
         judged(
-            "at equal size 20 layers train better than 8 layers that are wider",
+            f"at {size} 20 layers train better than 8 that are wider",
             "He et al. 2015, section 4.2",
             "",
-            words(large),
-            error[large[0]] < error[large[1]],
-        ),
+            words((wide, deep)),
+            results.less(deep, wide, "train_error"),
+        )
+        for size, (wide, deep) in LARGER.items()
     ]
 
 
@@ -74,10 +92,11 @@ STUDY = Study(
     source="Zagoruyko & Komodakis 2016, section 3; lecture 004",
     question="Of residual nets with as many parameters and as much work, which trains best?",
     varies="layers and maps, together",
-    held="parameters and multiply-accumulates within a group (about 75 and 270 thousand), recipe",
+    held="parameters, or multiply-accumulates (MACs), within a group, to 6%; pictures and recipe",
     measures=(
         *ERRORS,
-        Measure("parameters", "parameters", 0),
+        Measure("parameters", "thousand parameters"),
+        Measure("macs", "million MACs", 2),
     ),
     curves=ERROR_CURVES,
     settings={
@@ -86,7 +105,7 @@ STUDY = Study(
                 Arm(name, net(paper_block("A"), depth, width=maps))
                 for name, (depth, maps) in SHAPES.items()
             ),
-            departures=("5 to 27 maps in the first stage instead of the 8 above",),
+            departures=("5 to 30 maps in the first stage instead of the 8 above",),
             minutes="10 minutes on 2 cores",
         )
     },
