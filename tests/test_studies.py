@@ -440,6 +440,15 @@ def test_bars_are_as_long_as_the_means():
         assert f">{value:.2f}<" in figure
 
 
+def test_bars_and_curves_of_one_measure_both_stand_in_a_figure():
+    results = results_of({"as usual": 30.0, "Nesterov": 20.0}, "train_error")
+    for trial in results.trials:
+        trial.curves["train_error"] = [(1.0, 90.0), (2.0, trial.measures["train_error"])]
+    figure = draw(STUDIES["optimization"], results)
+    assert figure.count(">training error, %<") == 2
+    assert figure.count(">Nesterov<") == 2  # beside its bar, and in the legend of the curves
+
+
 def test_study_verb_prints_table_and_json(own, tmp_path, monkeypatch, capsys):
     from deepen.cli import main
 

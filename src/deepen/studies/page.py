@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from statistics import mean
@@ -179,7 +180,11 @@ def draw(study: Study, results: Results) -> str:
     from matplotlib.figure import Figure
 
     profiles = list(dict.fromkeys(name for t in results.trials for name in t.profiles))
-    panels = [*([study.bars] if study.bars else []), *study.curves, *profiles]
+    panels = [
+        *([partial(_draw_bars, study=study, results=results)] if study.bars else []),
+        *(partial(_draw_curves, study=study, results=results, panel=name) for name in study.curves),
+        *(partial(_draw_profiles, results=results, panel=name) for name in profiles),
+    ]
     rows = max(1, (len(panels) + 1) // 2)
     height = max(3.4, 0.26 * len(results.arms())) if study.bars else 3.4
     with matplotlib.rc_context():
@@ -192,15 +197,11 @@ def draw(study: Study, results: Results) -> str:
         for axes, panel in zip(grid, panels, strict=False):
             axes.grid(color=INK, alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-            if panel == study.bars:
-                _draw_bars(axes, study, results)
-            elif panel in study.curves:
-                _draw_curves(axes, study, results, panel)
-            else:
-                _draw_profiles(axes, results, panel)
+            panel(axes)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
-        handles, labels = grid[0].get_legend_handles_labels()
+        legends = (axes.get_legend_handles_labels() for axes in grid)
+        handles, labels = max(legends, key=lambda legend: len(legend[1]))
         if handles:
             figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
         text = io.StringIO()
