@@ -323,10 +323,21 @@ def test_nets_of_a_size_count_alike():
             network.eval()(torch.zeros(1, 3, 16, 16))
         parameters = sum(p.numel() for p in network.parameters())
         counts[arm.name] = {"parameters": parameters / 1e3, "MACs": flops.get_total_flops() / 2e6}
-    for size, arms in (width.SMALLER | width.LARGER).items():
+    for size, arms in width.GROUPS.items():
         stated, unit = float(size.split()[0]), size.split()[-1]
         for arm in arms:
             assert counts[arm][unit] == pytest.approx(stated, rel=0.06)
+
+
+def test_widths_verdicts_want_every_wider_net_ahead_of_the_next_deeper_one():
+    wide_first = dict(zip(width.SHAPES, (3.0, 2.0, 4.0, 5.0, 1.0, 1.0, 2.0), strict=True))
+    found = width.conclude(results_of(wide_first, "train_error"))
+    assert [c.verdict for c in found] == ["holds"] * 4
+    turned = wide_first | {"56 layers, 5 maps": 2.5, "8 layers, 29 maps": 3.0}
+    found = width.conclude(results_of(turned, "train_error"))
+    assert [c.verdict for c in found] == ["does not hold"] * 2 + ["holds", "does not hold"]
+    del turned["8 layers, 30 maps"]
+    assert len(width.conclude(results_of(turned, "train_error"))) == 3
 
 
 def silenced(block: torch.nn.Module) -> torch.nn.Module:

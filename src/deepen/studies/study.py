@@ -203,7 +203,9 @@ class Results(BaseModel):
         if not values:
             return "–"
         text = f"{mean(values):.{measure.decimals}f}"
-        return text if len(values) == 1 else f"{text} ± {stdev(values):.{measure.decimals}f}"
+        if len(set(values)) == 1:  # one seed, or a count that no seed changes
+            return text
+        return f"{text} ± {stdev(values):.{measure.decimals}f}"
 
 
 @dataclass(frozen=True)
