@@ -33,6 +33,18 @@ def conclude(results: Results) -> list[Conclusion]:
     lecture, goyal = "lecture 002, optimization", "Goyal et al. 2017, section 2.1"
     return [
         compare("as usual", "no momentum", "momentum 0.9 trains faster than none", lecture),
+        compare(
+            "as usual",
+            "no momentum, 10 x rate",
+            "momentum 0.9 trains faster than ten times the rate without it",
+            lecture,
+        ),
+        compare(
+            "Nesterov",
+            "as usual",
+            "Nesterov's momentum trains faster than the usual",
+            "Sutskever et al. 2013, section 2",
+        ),
         compare("as usual", "rate 0.005", "a tenth of the rate is slower", lecture),
         compare("as usual", "rate 0.5", "ten times the rate is worse", lecture),
         compare("batch 16", "batch 256", "more, smaller steps train faster by passes", lecture),
