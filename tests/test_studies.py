@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepen.claims import measured
-from deepen.errors import InputError, Interrupted, Preempted
+from deepen.errors import InputError, Interrupted, Preempted, WorkError
 from deepen.models import create_model
 from deepen.studies import activation, blocks, construction, depth, regularization, shallow, width
-from deepen.studies.bench import take
+from deepen.studies.bench import Bench, take
 from deepen.studies.catalog import STUDIES, find_study
 from deepen.studies.conduct import Order, conduct, do_trial
 from deepen.studies.networks import net, paper_block
@@ -118,6 +118,19 @@ def test_a_diverged_trial_is_listed_as_failed_and_the_study_goes_on(own, tmp_pat
     page = markdown(find_study(str(own)), results)
     assert "failed: the loss is" in page
     assert "1, 1 failed" in page
+
+
+def test_a_full_disk_stops_the_study_and_is_no_result(own, tmp_path, monkeypatch):
+    def full(*what, **more):
+        raise WorkError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bench, "train", full)
+        with pytest.raises(WorkError, match="no space left"):
+            conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    assert not list((tmp_path / "run" / "trials").glob("*.json"))
+    results = conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    assert not any(trial.failed for trial in results.trials)
 
 
 def test_budget_stops_between_trials_and_the_same_command_goes_on(own, tmp_path):

@@ -137,7 +137,8 @@ class Bench:
             until: seen each epoch.
 
         Raises:
-            WorkError: the loss became infinite.
+            Diverged: the loss became infinite.
+            WorkError: something could not be written.
             Interrupted, Preempted: asked to stop; what is done is kept.
         """
         recipe = self.recipe(changes)

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 
 from deepen.data.sources import PictureSet
-from deepen.errors import InputError, Interrupted, Preempted, WorkError
+from deepen.errors import Diverged, InputError, Interrupted, Preempted
 from deepen.files import write_whole
 from deepen.studies.bench import Bench, take
 from deepen.studies.catalog import find_study
@@ -90,7 +90,7 @@ def conduct(
 ) -> Results:
     """Do what is not yet done of a study, and conclude.
 
-    A trial that fails (its loss becomes infinite, say) is kept as failed and stands in the table.
+    A trial whose loss becomes infinite is kept as failed and stands in the table.
 
     Args:
         order: what is asked for.
@@ -104,6 +104,7 @@ def conduct(
         InputError: no such study or data, or the folder holds another one.
         Preempted: the budget is used up; finished trials are kept.
         Interrupted: asked to stop; all is kept.
+        WorkError: something could not be written; what is done is kept.
     """
     source = take(order.plan.pictures, _path(order.data_dir), download)
     _check_folder(order, source)
@@ -186,7 +187,7 @@ def do_trial(order: Order, arm: str, seed: int, reporter: Reporter | None = None
     )
     try:
         trial = order.definition.trial(bench)
-    except WorkError as error:
+    except Diverged as error:
         trial = bench.trial(failed=str(error))
     except (Interrupted, Preempted) as error:
         raise type(error)("stopped; all is kept: go on with the same command") from error
