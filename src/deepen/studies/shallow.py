@@ -107,7 +107,7 @@ STUDY = Study(
         "small": _setting(
             Pictures("mnist", train=5000),
             ("5,000 of MNIST's 60,000 training pictures, all 10,000 test pictures",),
-            "8 minutes on 2 cores",
+            "10 minutes on 2 cores",
             15,
         ),
         "full": _setting(

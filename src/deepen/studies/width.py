@@ -92,7 +92,7 @@ STUDY = Study(
                 "5 to 30 maps in the first stage instead of the 8 above",
                 "18 passes show which trains sooner: none has converged, the deep ones least",
             ),
-            minutes="10 minutes on 2 cores",
+            minutes="5 minutes on 2 cores",
         )
     },
     trial=trial,
