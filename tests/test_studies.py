@@ -381,6 +381,40 @@ def test_gate_shares_between_the_branch_and_the_input():
         torch.testing.assert_close(gate(x), F.relu(share * branch + (1 - share) * x))
 
 
+def test_activations_factor_is_of_each_start_and_seed():
+    errors = {"relu": 5.0, "tanh": 5.5}
+    errors |= {"relu, released start": 10.0, "tanh, released start": 30.0}
+    results = results_of(errors, "epochs")
+    for arm, epochs in (("relu, released start", 10.0), ("tanh, released start", 15.0)):
+        results.trials.append(Trial(arm=arm, seed=1, measures={"epochs": epochs}))
+    suited, released = activation.conclude(results)
+    assert (suited.verdict, released.verdict) == ("does not hold", "seeds disagree")
+    assert suited.found.startswith("1.1 times")
+    assert released.found == "2.2 times: 10.0 passes against 22.5"
+    assert suited.claim
+    assert not released.claim  # the ledger has one figure, from weights that suit each
+
+
+def test_released_start_is_as_wide_as_the_file_has_it():
+    torch.manual_seed(0)
+    network = activation.Released("tanh", 10, 3, (32, 32))
+    deviations = [p.std().item() for name, p in network.named_parameters() if "weight" in name]
+    assert deviations == pytest.approx([1e-4, 0.01, 0.01, 0.01], rel=0.05)
+    assert not any(p.any() for name, p in network.named_parameters() if "bias" in name)
+    arm = activation.released("tanh")
+    preprocessing, mean = Bench(
+        arm,
+        0,
+        STUDIES["activation"].settings["small"],
+        take(Pictures("digits"), None),
+        Path(),
+        torch.device("cpu"),
+        Silent(),
+    ).inputs
+    assert mean is not None
+    assert preprocessing.std == (1 / 255,) * preprocessing.channels
+
+
 def test_every_study_names_its_source_and_can_build_what_it_compares():
     for study in STUDIES.values():
         assert study.source

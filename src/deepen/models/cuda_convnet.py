@@ -9,8 +9,9 @@ Inferred: the layers, from the first author's cuda-convnet, `layers-18pct.cfg` (
 `cifar10_full`): three convolutions 5x5 of 32, 32 and 64 maps with overlapping pooling, the first by
 the maximum, the others by the mean; then the output.
 Deviations: without the released net's normalization, as figure 1 wants no other influence. The
-released standard deviations (0.0001 in the first layer) suit ReLU alone, so weights start from
-N(0, 1 / fan_in) whatever follows, times sqrt(2) for the non-linearities that are half zero.
+released standard deviations (0.0001 in the first layer) suit ReLU better than tanh (`deepen study
+activation` tries both), so weights start from N(0, 1 / fan_in) whatever follows, times sqrt(2) for
+the non-linearities that are half zero.
 
 A variant for each non-linearity of lecture 002, for the comparison that the figure makes.
 """
@@ -91,7 +92,7 @@ def _architecture(name: str, activation: str) -> Architecture:
             ),
             Detail("layers", "inferred", "cuda-convnet, layers-18pct.cfg; Caffe, cifar10_full"),
             Detail("normalization", "deviates", "none, as figure 1 compares non-linearities alone"),
-            Detail("initialization", "deviates", "by fan-in; the released one suits ReLU alone"),
+            Detail("initialization", "deviates", "by fan-in; the released one holds tanh back"),
         ),
     )
 

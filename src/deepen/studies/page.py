@@ -166,7 +166,7 @@ def html(study: Study, results: Results, figure: str) -> str:
     return environment.from_string(source).render(
         study=study,
         results=results,
-        departures=setting.departures if setting else (),
+        departures=[line.replace("`", "") for line in (setting.departures if setting else ())],
         header=header,
         rows=rows,
         figure=Markup(figure[figure.index("<svg") :]),
