@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepen.claims import measured
-from deepen.errors import InputError, Interrupted, Preempted, WorkError
+from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.models import create_model
 from deepen.studies import activation, blocks, construction, depth, regularization, shallow, width
-from deepen.studies.bench import Bench, take
+from deepen.studies.bench import Bench, Trained, take
 from deepen.studies.catalog import STUDIES, find_study
 from deepen.studies.conduct import Order, conduct, do_trial
 from deepen.studies.networks import net, paper_block
 from deepen.studies.page import draw, ledger_entries, markdown, table, write_pages
 from deepen.studies.responses import layer_profiles
-from deepen.studies.study import Pictures, Results, Trial, compared, judged
+from deepen.studies.study import Arm, Pictures, Results, Trial, compared, judged
 from deepen.training.progress import Row, Silent
 
 OWN = """
@@ -381,6 +381,30 @@ def test_gate_shares_between_the_branch_and_the_input():
         torch.testing.assert_close(gate(x), F.relu(share * branch + (1 - share) * x))
 
 
+def test_activation_takes_the_fastest_rate_that_does_not_diverge():
+    reached_at = {0.03: 5, 0.01: 3, 0.003: 9}
+
+    class Rates:
+        arm = Arm("relu")
+        build = staticmethod(torch.nn.Identity)
+        trial = staticmethod(lambda **parts: Trial(arm="relu", seed=0, **parts))
+
+        @staticmethod
+        def train(network, name, changes, until):
+            if (rate := changes["optimizer.lr"]) not in reached_at:
+                raise Diverged("the loss is nan")
+            rows = []
+            while not rows or not until(rows[-1]):
+                passes = len(rows) + 1
+                share = 0.75 if passes >= reached_at[rate] else 0.5
+                rows.append({"epoch": passes, "step": 10 * passes, "train_top1": share})
+            return Trained(network, rows)
+
+    found = activation.trial(Rates())
+    assert found.measures == {"epochs": 3.0, "rate": 0.01}
+    assert len(found.curves["train_error"]) == 3
+
+
 def test_activations_factor_is_of_each_start_and_seed():
     errors = {"relu": 5.0, "tanh": 5.5}
     errors |= {"relu, released start": 10.0, "tanh, released start": 30.0}
@@ -505,6 +529,14 @@ def test_bars_and_curves_of_one_measure_both_stand_in_a_figure():
     figure = draw(STUDIES["optimization"], results)
     assert figure.count(">training error, %<") == 2
     assert figure.count(">Nesterov<") == 2  # beside its bar, and in the legend of the curves
+
+
+def test_every_arm_is_drawn_however_many_there_are():
+    results = results_of({f"arm {i}": float(i) for i in range(30)}, "train_error")
+    for trial in results.trials:
+        trial.curves["train_error"] = [(1.0, 90.0), (2.0, trial.measures["train_error"])]
+    figure = draw(STUDIES["optimization"], results)
+    assert all(figure.count(f">arm {i}<") == 2 for i in range(30))
 
 
 def test_study_verb_prints_table_and_json(own, tmp_path, monkeypatch, capsys):

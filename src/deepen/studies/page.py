@@ -6,6 +6,7 @@ import io
 import json
 from functools import partial
 from importlib import resources
+from itertools import cycle
 from pathlib import Path
 from statistics import mean
 
@@ -214,7 +215,7 @@ def _draw_bars(axes, study: Study, results: Results) -> None:
     """A bar for each arm, the mean over the seeds, and every seed as a point."""
     measure = next(m for m in study.measures if m.name == study.bars)
     arms = [arm for arm in results.arms() if results.of(arm, study.bars)]
-    for place, (arm, color) in enumerate(zip(arms, COLORS * 3, strict=False)):
+    for place, (arm, color) in enumerate(zip(arms, cycle(COLORS), strict=False)):
         values = results.of(arm, study.bars)
         axes.barh(place, mean(values), color=color, alpha=0.75, height=0.7)
         axes.plot(values, [place] * len(values), ".", color=INK, markersize=4)
@@ -249,7 +250,7 @@ def _draw_curves(axes, study: Study, results: Results, panel: str) -> None:
 
 def _styles(results: Results) -> list[tuple[str, str, str]]:
     """Arm, color and stroke of each line."""
-    styles = ((color, stroke) for stroke in STROKES for color in COLORS)
+    styles = cycle([(color, stroke) for stroke in STROKES for color in COLORS])
     return [(arm, *style) for arm, style in zip(results.arms(), styles, strict=False)]
 
 
