@@ -41,6 +41,10 @@ def test_resnet_cifar_is_the_papers():
         ({"optimizer.lr": float("nan")}, r"optimizer.lr: .*finite"),
         ({"schedule.name": "steps"}, r"schedule: milestones go with name: steps"),
         ({"loss.name": "map"}, r"loss: rubbish goes with name: map"),
+        (
+            {"optimizer.nesterov": True, "optimizer.momentum": 0},
+            r"optimizer: nesterov goes with a momentum above 0",
+        ),
         ({"input.normalize": "range"}, r"input: range goes with normalize: range"),
         ({"validation": 0, "early_stopping": 3}, r"early_stopping needs validation pictures"),
         ({"batch_size.x": 3}, r"batch_size has no fields"),

@@ -51,6 +51,12 @@ class Optimizer(Block):
     weight_decay: float = Field(default=0.0, ge=0)
     decay_vectors: bool = True  # False: biases and batch norm's scales are not decayed
 
+    @model_validator(mode="after")
+    def _possible(self) -> Optimizer:
+        if self.name == "sgd" and self.nesterov and not self.momentum:
+            raise ValueError("nesterov goes with a momentum above 0; or nesterov: false")
+        return self
+
 
 class Schedule(Block):
     """The learning rate against time, as a factor of `optimizer.lr`.
