@@ -79,8 +79,8 @@ def conclude(results: Results) -> list[Conclusion]:
         return []
 
     def spread(kind: str, depth: int) -> float:
-        scales = (error[f"{kind}, {depth} layers, {start}"] for start in SCALES)
-        return max(found := list(scales)) - min(found)
+        errors = [error[f"{kind}, {depth} layers, {start}"] for start in SCALES]
+        return max(errors) - min(errors)
 
     def both(one: str, other: str) -> str:
         return f"{error[one]:.1f}% against {error[other]:.1f}% training error"

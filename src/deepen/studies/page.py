@@ -49,7 +49,7 @@ def ledger_entries(study: Study, results: Results) -> dict[str, str]:
     return {
         c.claim: json.dumps(
             {
-                "network": ", ".join(results.arms()),
+                "network": "; ".join(results.arms()),
                 "quantity": c.quantity,
                 "data": about["data"],
                 "fingerprint": about["fingerprint"],
