@@ -5,7 +5,8 @@
 
 - `schedule`: ResNet-20, 64,000 iterations of 128 pictures (He et al. 2015, section 4.2), by `fit`.
 - `suite`: plain and residual networks of 20, 32, 44, 56 and 110 layers, one after another and at
-  once (`fit_many`). Run for `--suite-iterations` each; the time of 64,000 is reckoned from them.
+  once (a step of each in turn, each on its own stream). Run for `--suite-iterations` each; the
+  time of 64,000 is reckoned from them.
 - `resnet50`: images a second on random pictures of 224 px.
 
 Each is compared with an eager loop in the same run: the same network, batch and pictures, float32
@@ -21,7 +22,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +35,17 @@ from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split
 from deepen.models import create_model
-from deepen.training.loop import Job, fit
-from deepen.training.many import fit_many
-from deepen.training.progress import Silent
+from deepen.training.build import Job
+from deepen.training.captured import step_of
+from deepen.training.loop import fit
+from deepen.training.optimizer import build_scheduler
 from deepen.training.recipe import Recipe, load_recipe
+from deepen.training.record import Record
+from deepen.training.request import Here
 from deepen.training.run import Run
 from deepen.training.speed import Settings, rules
 from deepen.training.state import State
+from deepen.training.task import Classification
 from deepen.training.tuning import measure
 
 ITERATIONS = 64_000  # He et al. 2015, section 4.2
@@ -60,6 +66,7 @@ class Bench:
         classes: int = 10,
     ) -> None:
         self.device, self.recipe, self.folder, self.classes = device, recipe, folder, classes
+        self.here = Here(device=device.type)
         self.size_px = size_px
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (pictures, size_px, size_px, 3), dtype=np.uint8)
@@ -85,26 +92,25 @@ class Bench:
     def settle(self, name: str) -> Settings:
         """Measured, and said."""
         began = time.perf_counter()
-        by_rule, _ = rules(self.recipe, self.train, self.device)
-        settings, words = measure(self.network(name), self.recipe, self.train, by_rule)
+        by_rule, _ = rules(self.recipe, self.train.preprocessing, self.train.split, self.here)
+        job = self.job(name, self.recipe.length.epochs or 1, {})
+        settings, words = measure(job, by_rule)
         print(f"{name}: {words}; measuring took {time.perf_counter() - began:.0f} s", flush=True)
         return settings
 
-    def job(self, name: str, settings: Settings, iterations: int) -> Job:
+    def job(self, name: str, iterations: int, settings: dict[str, bool]) -> Job:
         """What `fit` needs to train it for so many iterations."""
         network = self.network(name)
-        if settings.channels_last:
+        if settings.get("channels_last"):
             network = network.to(memory_format=torch.channels_last)
         length = self.recipe.length.model_copy(update={"steps": iterations, "epochs": None})
-        return Job(
-            model=network,
-            recipe=self.recipe.model_copy(update={"length": length, **settings._asdict()}),
-            train=self.train,
-            validation=None,
-            run=Run(Path(tempfile.mkdtemp(dir=self.folder))),
-            device=self.device,
-            save_weights=lambda *words: None,
-        )
+        recipe = self.recipe.model_copy(update={"length": length, **settings})
+        task = Classification(recipe, range(self.classes))
+        return Job(network, recipe, task, self.train, None, self.here)
+
+    def fit(self, job: Job) -> State:
+        """Train it in a folder of its own."""
+        return fit(job, Run(Path(tempfile.mkdtemp(dir=self.folder))))
 
     def eager(self, name: str, iterations: int) -> float:
         """Seconds a step of the plain loop."""
@@ -154,9 +160,9 @@ class Bench:
 
 def schedule(bench: Bench, name: str, iterations: int, eager_steps: int) -> dict[str, object]:
     settings = bench.settle(name)
-    job = bench.job(name, settings, iterations)
+    job = bench.job(name, iterations, settings._asdict())
     states: list[State] = []
-    seconds = bench.timed(lambda: states.append(fit(job, Silent())))
+    seconds = bench.timed(lambda: states.append(bench.fit(job)))
     steps = sum(row["seconds"] or 0 for row in states[0].history)
     eager = bench.eager(name, eager_steps) * iterations
     return {
@@ -176,10 +182,10 @@ def suite(bench: Bench, names: list[str], iterations: int, eager_steps: int) -> 
     scale = ITERATIONS / iterations
 
     def jobs() -> list[Job]:
-        return [bench.job(name, settings[name], iterations) for name in names]
+        return [bench.job(name, iterations, settings[name]._asdict()) for name in names]
 
-    alone = scale * sum(bench.timed(lambda job=job: fit(job, Silent())) for job in jobs())
-    together = scale * bench.timed(lambda: fit_many(jobs(), [Silent()] * len(names)))
+    alone = scale * sum(bench.timed(lambda job=job: bench.fit(job)) for job in jobs())
+    together = scale * bench.timed(lambda: at_once(jobs()))
     eager = sum(bench.eager(name, eager_steps) for name in names) * ITERATIONS
     return {
         "networks": {name: str(settings[name]) for name in names},
@@ -193,10 +199,52 @@ def suite(bench: Bench, names: list[str], iterations: int, eager_steps: int) -> 
     }
 
 
+def at_once(jobs: list[Job]) -> None:
+    """All steps of several networks, one of each in turn, each network on its own stream."""
+    with ExitStack() as stack:
+        lanes = []
+        for job in jobs:
+            stream: AbstractContextManager[object] = nullcontext()
+            if job.here.place.type == "cuda":
+                own = torch.cuda.Stream(job.here.place)
+                own.wait_stream(torch.cuda.current_stream(job.here.place))
+                stream = torch.cuda.stream(own)
+            lane = steps(job)
+            stack.callback(lane.close)
+            lanes.append((stream, lane))
+        while lanes:
+            lanes = [(stream, lane) for stream, lane in lanes if stepped(stream, lane)]
+
+
+def stepped(stream: AbstractContextManager[object], lane: Generator[None, None, None]) -> bool:
+    """Take a step on a stream; whether there was one."""
+    with stream:
+        return next(lane, "ended") is None
+
+
+def steps(job: Job) -> Generator[None, None, None]:
+    """The steps of a job, without what the loop does at the ends of epochs."""
+    step, state = step_of(job), State()
+    scheduler = build_scheduler(step.optimizer, job.recipe.schedule, job.recipe.length.steps or 1)
+    job.network.train()
+    while True:
+        record = Record(job, state)
+        for batch in step.batches(state.epoch, start=0):
+            step.take(batch, state.step, record)
+            scheduler.step()
+            state.step += 1
+            yield
+            if state.step == job.recipe.length.steps:
+                return
+        step.hand_over(record)
+        record.flush()
+        state.epoch += 1
+
+
 def throughput(bench: Bench, name: str, iterations: int) -> dict[str, object]:
     settings, batch = bench.settle(name), bench.recipe.batch_size
-    job = bench.job(name, settings, iterations)
-    rows = fit(job, Silent()).history[1:]  # the first epoch compiles and captures
+    job = bench.job(name, iterations, settings._asdict())
+    rows = bench.fit(job).history[1:]  # the first epoch compiles and captures
     took = sum(row["seconds"] or 0 for row in rows) / (len(rows) * bench.train.num_batches)
     eager = bench.eager(name, iterations)
     return {

@@ -50,12 +50,14 @@ from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split
 from deepen.models import create_model
-from deepen.training.loop import Job, fit
+from deepen.training.build import Job
+from deepen.training.loop import fit
 from deepen.training.optimizer import Objective, build_optimizer
-from deepen.training.progress import Silent
 from deepen.training.recipe import Recipe, load_recipe
+from deepen.training.request import Here
 from deepen.training.run import Run
 from deepen.training.speed import keep_memory, rules
+from deepen.training.task import Classification
 
 BATCH = 128
 MEAN, STD = 0.5, 0.25
@@ -152,25 +154,17 @@ def plain(case: Case) -> Turn:
 
 def deepen(case: Case) -> Turn:
     """The real `fit`, an epoch a turn; the writing at its end is left out of the time."""
-    batches, device = case.batches(), torch.device("cpu")
-    settings, _ = rules(case.recipe(), batches, device)
+    batches, here = case.batches(), Here(device="cpu")
+    settings, _ = rules(case.recipe(), batches.preprocessing, batches.split, here)
     recipe = case.recipe().model_copy(update=settings._asdict())
     model = case.network()
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    job = Job(model, recipe, Classification(recipe, range(10)), batches, None, here)
 
     def run() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(
-                model=model,
-                recipe=recipe,
-                train=batches,
-                validation=None,
-                run=Run(Path(folder)),
-                device=device,
-                save_weights=lambda *words: None,
-            )
-            seconds = fit(job, Silent()).history[0]["seconds"]
+            seconds = fit(job, Run(Path(folder))).history[0]["seconds"]
         assert seconds is not None
         return seconds / batches.num_batches
 

@@ -61,7 +61,7 @@ def digit_files(tmp_path) -> Path:
     [("123", 123), ("500M", 500 * 2**20), ("1.5 GiB", 3 * 2**29), ("8g", 2**33), ("2TB", 2**41)],
 )
 def test_sizes_of_the_cache(word, count):
-    from deepen.cli.train import parse_bytes
+    from deepen.cli.options import parse_bytes
 
     assert parse_bytes(word) == count
 

@@ -18,7 +18,8 @@ from deepen.claims import measured
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.models import create_model
 from deepen.studies import activation, blocks, construction, depth, regularization, shallow, width
-from deepen.studies.bench import Bench, Trained, take
+from deepen.studies.arms import model_of
+from deepen.studies.bench import Bench, Fitted, take
 from deepen.studies.catalog import STUDIES, find_study
 from deepen.studies.conduct import Order, conduct, do_trial
 from deepen.studies.networks import net, paper_block
@@ -26,6 +27,7 @@ from deepen.studies.page import draw, ledger_entries, markdown, table, write_pag
 from deepen.studies.responses import layer_profiles
 from deepen.studies.study import Arm, Pictures, Results, Trial, compared, judged
 from deepen.training.progress import Row, Silent
+from deepen.training.request import Here
 
 OWN = """
 title: Larger batches on the digits
@@ -386,11 +388,10 @@ def test_activation_takes_the_fastest_rate_that_does_not_diverge():
 
     class Rates:
         arm = Arm("relu")
-        build = staticmethod(torch.nn.Identity)
         trial = staticmethod(lambda **parts: Trial(arm="relu", seed=0, **parts))
 
         @staticmethod
-        def train(network, name, changes, until):
+        def train(name, changes, until):
             if (rate := changes["optimizer.lr"]) not in reached_at:
                 raise Diverged("the loss is nan")
             rows = []
@@ -398,7 +399,7 @@ def test_activation_takes_the_fastest_rate_that_does_not_diverge():
                 passes = len(rows) + 1
                 share = 0.75 if passes >= reached_at[rate] else 0.5
                 rows.append({"epoch": passes, "step": 10 * passes, "train_top1": share})
-            return Trained(network, rows)
+            return Fitted(torch.nn.Identity(), rows)
 
     found = activation.trial(Rates())
     assert found.measures == {"epochs": 3.0, "rate": 0.01}
@@ -426,15 +427,16 @@ def test_released_start_is_as_wide_as_the_file_has_it():
     assert deviations == pytest.approx([1e-4, 0.01, 0.01, 0.01], rel=0.05)
     assert not any(p.any() for name, p in network.named_parameters() if "bias" in name)
     arm = activation.released("tanh")
-    preprocessing, mean = Bench(
+    plan = Bench(
         arm,
+        model_of("activation", "small", arm.name),
         0,
         STUDIES["activation"].settings["small"],
         take(Pictures("digits"), None),
         Path(),
-        torch.device("cpu"),
-        Silent(),
-    ).inputs
+        Here(device="cpu"),
+    ).plan()
+    preprocessing, mean = plan.input
     assert mean is not None
     assert preprocessing.std == (1 / 255,) * preprocessing.channels
 

@@ -22,10 +22,10 @@ from deepen.models import create_model
 from deepen.training.averages import Averages
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.finetuning import freeze, stages, train_mode
-from deepen.training.loop import micro_batches
 from deepen.training.optimizer import Objective, build_optimizer
 from deepen.training.progress import Silent
 from deepen.training.recipe import Loss, Optimizer, load_recipe
+from deepen.training.step import micro_batches
 from deepen.weights import load_weights
 
 SHORT = {"length.epochs": 2, "batch_size": 128, "validation": 100}

@@ -22,8 +22,8 @@ from deepen import api
 from deepen.cli import main
 from deepen.errors import InputError, Interrupted, Preempted, WorkError
 from deepen.training.checkpoint import load_checkpoint
-from deepen.training.plan import _same_place
 from deepen.training.progress import Silent
+from deepen.training.resume import _same_place
 from deepen.training.stop import leaving_at_sigterm
 from deepen.verification import digests, verify_resume
 
@@ -282,15 +282,15 @@ def test_a_signal_while_the_last_checkpoint_is_written_is_heeded(whole, tmp_path
 
 
 def test_a_signal_during_validation_is_heeded(whole, tmp_path, monkeypatch):
-    import deepen.training.loop as loop
+    import deepen.training.task as task
 
-    predict = loop.predict_logits
+    predict = task.predict_logits
 
     def signalled(*args, **kwargs):
         signal.raise_signal(signal.SIGINT)
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "predict_logits", signalled)
+    monkeypatch.setattr(task, "predict_logits", signalled)
     with pytest.raises(Interrupted):
         api.train(**WORDS, output=tmp_path / "run")
     monkeypatch.undo()

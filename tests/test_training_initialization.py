@@ -16,7 +16,7 @@ from deepen.data.sources import open_source
 from deepen.errors import InputError, Interrupted
 from deepen.models import create_model
 from deepen.training.initialization import build_network, copy_layers, read_start
-from deepen.training.inputs import adopt
+from deepen.training.prepare import adopt
 from deepen.training.progress import Silent
 from deepen.training.recipe import Init, Input, load_recipe
 from deepen.weights import load_weights, read_card, save_weights

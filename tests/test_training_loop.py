@@ -19,12 +19,13 @@ import torch
 from PIL import Image
 
 from deepen import api
+from deepen.data.loader import Batch
 from deepen.errors import InputError, Interrupted, Preempted, WorkError
-from deepen.training.loop import combine
 from deepen.training.optimizer import Objective
 from deepen.training.progress import Silent
-from deepen.training.recipe import Loss, load_recipe
+from deepen.training.recipe import load_recipe
 from deepen.training.speed import settings_of, stated
+from deepen.training.task import Classification
 from deepen.weights import load_weights
 
 SHORT = {"length.epochs": 3, "batch_size": 128, "validation": 100}
@@ -315,10 +316,10 @@ def test_auxiliary_losses_are_added_with_the_networks_weight():
     outputs = tuple(torch.randn(2, 3) for _ in range(3))
     model = torch.nn.Module()
     model.auxiliary_weight = 0.3
-    objective = Objective(Loss())
+    task = Classification(load_recipe("quick", {"loss.label_smoothing": 0.0}), "abc")
+    batch = Batch(torch.empty(2, 1, 1, 1), labels, torch.arange(2))
     losses = [torch.nn.functional.cross_entropy(each, labels) for each in outputs]
-    logits, loss = combine(outputs, labels, objective, model)
-    assert logits is outputs[0]
+    loss, kept = task.loss_of(outputs, batch, model)
     torch.testing.assert_close(loss, losses[0] + 0.3 * losses[1] + 0.3 * losses[2])
-    logits, loss = combine(outputs[1], labels, objective, model)
-    torch.testing.assert_close(loss, losses[1])
+    assert task.tally([kept]).tolist() == [(outputs[0].argmax(1) == labels).sum().item()]
+    torch.testing.assert_close(task.loss_of(outputs[1], batch, model).loss, losses[1])

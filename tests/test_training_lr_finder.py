@@ -16,8 +16,11 @@ from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split
 from deepen.errors import InputError, WorkError
+from deepen.training.build import Job
 from deepen.training.lr_finder import sweep
 from deepen.training.recipe import build_recipe
+from deepen.training.request import Here
+from deepen.training.task import Classification
 
 PLAIN = {"length": {"epochs": 1}, "optimizer": {"momentum": 0.0}}
 
@@ -38,21 +41,22 @@ class Steep(nn.Module):
         return torch.tensor([[80.0, 0.0]]).expand(len(x), 2), pair
 
 
-def batches(count: int = 6) -> Batches:
+def job(curvature: float, count: int = 6) -> Job:
     images = np.zeros((count, 2, 2, 1), np.uint8)
     split = Split("train", np.zeros(count, np.int64), tuple(map(str, range(count))), images)
     preprocessing = Preprocessing(
         channels=1, size_px=(2, 2), resize="none", mean=(0.0,), std=(1.0,)
     )
-    return Batches(split, preprocessing, batch_size=2)
+    recipe = build_recipe("plain", {**PLAIN}, {})
+    task, batches = Classification(recipe, "ab"), Batches(split, preprocessing, batch_size=2)
+    return Job(Steep(curvature), recipe, task, batches, None, Here(device="cpu"))
 
 
 @pytest.mark.parametrize("curvature", [1.0, 30.0])
 def test_it_diverges_beyond_two_over_the_curvature(curvature):
     """Gradient descent on a p^2 / 2 shrinks p below a rate of 2 / a and grows it above."""
-    recipe = build_recipe("plain", {**PLAIN}, {})
     lowest, highest = 0.05 / curvature, 100 / curvature
-    found = sweep(Steep(curvature), batches(), recipe, lowest=lowest, highest=highest, steps=40)
+    found = sweep(job(curvature), lowest=lowest, highest=highest, steps=40)
     assert found.diverged
     assert list(found.rates) == pytest.approx(
         np.geomspace(lowest, highest, 40)[: len(found.rates)].tolist()
@@ -64,20 +68,18 @@ def test_it_diverges_beyond_two_over_the_curvature(curvature):
 
 
 def test_it_takes_every_step_where_nothing_diverges():
-    recipe = build_recipe("plain", {**PLAIN}, {})
-    found = sweep(Steep(1.0), batches(), recipe, lowest=1e-4, highest=1e-2, steps=30)
+    found = sweep(job(1.0), lowest=1e-4, highest=1e-2, steps=30)
     assert not found.diverged
     assert len(found.rates) == 30
     assert found.best == pytest.approx(1e-2)  # the loss falls to the end
 
 
 def test_impossible_words_and_losses():
-    recipe = build_recipe("plain", {**PLAIN}, {})
     for words in ({"lowest": 0.0}, {"lowest": 2.0, "highest": 1.0}, {"steps": 1}):
         with pytest.raises(InputError, match="rates must rise"):
-            sweep(Steep(1.0), batches(), recipe, **words)
+            sweep(job(1.0), **words)
     with pytest.raises(WorkError, match="no finite number from the start"):
-        sweep(Steep(float("nan")), batches(), recipe)
+        sweep(job(float("nan")))
 
 
 def test_the_command_prints_a_rate_draws_it_and_leaves_nothing_else(tmp_path, monkeypatch):

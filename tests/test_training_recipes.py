@@ -14,11 +14,15 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split
 from deepen.errors import InputError
 from deepen.models import create_model, get_architecture, list_models
-from deepen.training.averages import build_averages
+from deepen.training.build import Job
 from deepen.training.initialization import build_network
-from deepen.training.loop import combine
-from deepen.training.optimizer import Objective, build_optimizer, build_scheduler, lr_factor
+from deepen.training.optimizer import build_scheduler, lr_factor
 from deepen.training.recipe import list_recipes, load_recipe, recipe_source, recipe_text
+from deepen.training.record import Record
+from deepen.training.request import Here
+from deepen.training.state import State
+from deepen.training.step import Step
+from deepen.training.task import Classification
 
 IMAGENET = 1_281_167  # training pictures of ILSVRC 2012
 # As printed: pictures a batch, rate, momentum, weight decay, and passes or steps in all (None where
@@ -161,21 +165,16 @@ def test_each_takes_two_steps(name):
     )
     classes = tuple("0123456789")
     net, _ = build_network(model, classes, channels, (size, size), recipe.init, None)
-    optimizer = build_optimizer(net, recipe.optimizer, recipe.finetune.lr_decay)
-    scheduler = build_scheduler(optimizer, recipe.schedule, 1000)
-    averages = build_averages(net, recipe.ema)
+    task, here = Classification(recipe, classes), Here(device="cpu")
+    step = Step(Job(net.train(), recipe, task, batches, None, here))
+    scheduler = build_scheduler(step.optimizer, recipe.schedule, 1000)
+    record = Record(step.job, State())
     before = [p.detach().clone() for p in net.parameters()]
-    for step, batch in enumerate(batches.epoch(0)):
-        _, loss = combine(net.train()(batch.images), batch.targets, Objective(recipe.loss), net)
-        assert torch.isfinite(loss)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if averages is not None:
-            averages.update(step)
+    for number, batch in enumerate(step.batches(0, start=0)):
+        step.take(batch, number, record)  # stops at a loss that is no number
         if recipe.schedule.name != "plateau":
             scheduler.step()
-    assert step == 1
+    assert number == 1
     moved = [not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)]
     assert sum(moved) / len(moved) > 0.9
     assert all(torch.isfinite(p).all() for p in net.parameters())
@@ -184,7 +183,7 @@ def test_each_takes_two_steps(name):
 def test_a_scale_takes_the_place_of_the_deviation():
     """AlexNet's input: 0 to 255 minus the mean picture; its first weights are meant for that."""
     from deepen.data.sources import open_source
-    from deepen.training.inputs import prepare
+    from deepen.training.prepare import prepare
 
     source = open_source("digits")
     images = torch.from_numpy(source.splits["train"].images)

@@ -1,4 +1,4 @@
-"""Speed: settings by rules and by measurement, steps on the device, several networks at once."""
+"""Speed: settings by rules and by measurement, steps on the device."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import nn
 
 from deepen import api
-from deepen.data.augment import Augmentation
 from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
-from deepen.data.sources import open_source
+from deepen.data.sources import Split, open_source
 from deepen.errors import InputError, Interrupted, WorkError
-from deepen.models import create_model
 from deepen.training import speed, tuning
-from deepen.training.loop import Job, fit
-from deepen.training.many import fit_many
+from deepen.training.build import Job
+from deepen.training.captured import CapturedStep
+from deepen.training.loop import fit
 from deepen.training.progress import Silent
 from deepen.training.recipe import Recipe, load_recipe
-from deepen.training.resident import ResidentSteps
+from deepen.training.request import Here
 from deepen.training.run import Run
 from deepen.training.speed import Settings, amp_warning, rules, settings_of, why_no_graph
-from deepen.training.state import State
+from deepen.training.task import Classification
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -60,13 +60,11 @@ def recipe_of(**changes: object) -> Recipe:
     return load_recipe("quick", SHORT | changes)
 
 
-def job_of(
-    folder: Path, recipe: Recipe, *, seed: int = 0, device: torch.device = CPU, model=None
-) -> Job:
+def job_of(recipe: Recipe, *, seed: int = 0, device: torch.device = CPU, reporter=None) -> Job:
     source = open_source("digits", validation=100)
     plain = Preprocessing(channels=1, size_px=(8, 8), resize="none", mean=(0.5,), std=(0.25,))
     torch.manual_seed(seed)
-    network = (model or Small)().to(device, memory_format=torch.channels_last)
+    network = Small().to(device, memory_format=torch.channels_last)
 
     def batches(split: str, augmented: bool) -> Batches:
         augmentation = recipe.augment if augmented else None
@@ -79,26 +77,29 @@ def job_of(
             device=device,
         )
 
-    folder.mkdir(parents=True, exist_ok=True)
     return Job(
-        model=network,
+        network=network,
         recipe=recipe,
+        task=Classification(recipe, source.classes),
         train=batches("train", True),
         validation=batches("val", False),
-        run=Run(folder),
-        device=device,
-        save_weights=lambda *words: None,
+        here=Here(device=device.type, reporter=reporter or Silent()),
     )
 
 
-def trained(job: Job, **words) -> tuple[dict[str, torch.Tensor], list[dict]]:
+def run_in(folder: Path) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder)
+
+
+def trained(job: Job, folder: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
     torch.manual_seed(1)
-    state = fit(job, Silent(), **words)
+    state = fit(job, run_in(folder))
     rows = [
         {k: v for k, v in row.items() if "seconds" not in k and k != "images_per_s"}
         for row in state.history
     ]
-    return job.model.state_dict(), rows
+    return job.network.state_dict(), rows
 
 
 def assert_same(a, b) -> None:
@@ -121,8 +122,8 @@ def assert_same(a, b) -> None:
     ids=["sgd", "flips", "adamw", "no momentum", "amp", "ends within an epoch", "plateau"],
 )
 def test_resident_steps_are_the_plain_steps(tmp_path, changes):
-    plain = trained(job_of(tmp_path / "a", recipe_of(**changes)))
-    static = trained(job_of(tmp_path / "b", recipe_of(**changes, cuda_graph=True)))
+    plain = trained(job_of(recipe_of(**changes)), tmp_path / "a")
+    static = trained(job_of(recipe_of(**changes, cuda_graph=True)), tmp_path / "b")
     assert_same(static, plain)
 
 
@@ -136,52 +137,46 @@ class StopAt(Silent):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_stopped_run_of_resident_steps_ends_with_the_same_bits(tmp_path, monkeypatch):
+def test_a_stopped_run_of_captured_steps_ends_with_the_same_bits(tmp_path, monkeypatch):
     recipe = recipe_of(cuda_graph=True)
-    whole = trained(job_of(tmp_path / "whole", recipe))
+    whole = trained(job_of(recipe), tmp_path / "whole")
     taken = 0
-    step = ResidentSteps.step
+    take = CapturedStep.take
 
-    def stop_in_the_second_epoch(self):
+    def stop_in_the_second_epoch(self, *words):
         nonlocal taken
         taken += 1
-        if taken == 9:
+        if taken == 10:  # six full batches an epoch, one of 31
             signal.raise_signal(signal.SIGINT)
-        step(self)
+        take(self, *words)
 
-    monkeypatch.setattr(ResidentSteps, "step", stop_in_the_second_epoch)
+    monkeypatch.setattr(CapturedStep, "take", stop_in_the_second_epoch)
     with pytest.raises(Interrupted):
-        trained(job_of(tmp_path / "run", recipe))
+        trained(job_of(recipe), tmp_path / "run")
     monkeypatch.undo()
     state = json.loads(next((tmp_path / "run").glob("checkpoints/*2/state.json")).read_text())
-    assert state["state"]["progress"]["batch"] == 3  # six full batches an epoch, one of 31
-    assert_same(trained(job_of(tmp_path / "run", recipe), resume=True), whole)
+    assert state["state"]["progress"]["batch"] == 3
+    assert_same(trained(job_of(recipe), tmp_path / "run"), whole)
 
 
 def test_a_loss_that_is_no_number_is_named_by_its_step(tmp_path):
-    job = job_of(tmp_path, recipe_of(**{"cuda_graph": True, "optimizer.lr": 1e30}))
+    job = job_of(recipe_of(**{"cuda_graph": True, "optimizer.lr": 1e30}))
     with pytest.raises(WorkError, match=r"epoch 1, step \d; .* digits/train/"):
-        fit(job, Silent())
+        fit(job, run_in(tmp_path))
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_warming_up_leaves_no_trace(tmp_path):
-    job = job_of(tmp_path, recipe_of())
-    optimizer = torch.optim.SGD(job.model.parameters(), lr=0.1, momentum=0.9, fused=True)
-    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+def test_warming_up_leaves_no_trace():
+    job = job_of(recipe_of(cuda_graph=True))
+    before = {name: value.clone() for name, value in job.network.state_dict().items()}
     random = torch.get_rng_state()
-    ResidentSteps(
-        job.model,
-        job.model,
-        lambda logits, labels: (logits, nn.functional.cross_entropy(logits, labels)),
-        optimizer,
-        job.recipe,
-        job.train,
-    ).begin(0, 0)
+    step = CapturedStep(job)
+    next(step.batches(0, start=0))
+    assert step.run is not None
     assert torch.equal(torch.get_rng_state(), random)
-    for name, value in job.model.state_dict().items():
+    for name, value in job.network.state_dict().items():
         assert torch.equal(value, before[name]), name
-    momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+    momenta = [state["momentum_buffer"] for state in step.optimizer.state.values()]
     assert momenta
     assert not any(momentum.any() for momentum in momenta)
 
@@ -190,14 +185,12 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is_and_says_so(tmp_path, monk
     def refused(self):
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA says more")
 
-    plain = trained(job_of(tmp_path / "a", recipe_of()))
-    monkeypatch.setattr(ResidentSteps, "_captured", refused)
-    monkeypatch.setattr(ResidentSteps, "on_gpu", property(lambda self: True))
+    plain = trained(job_of(recipe_of()), tmp_path / "a")
+    monkeypatch.setattr(CapturedStep, "_captured", refused)
+    monkeypatch.setattr(CapturedStep, "on_gpu", property(lambda self: True))
     told = Told()
-    job = job_of(tmp_path / "b", recipe_of(cuda_graph=True))
-    torch.manual_seed(1)
-    fit(job, told)
-    assert_same((job.model.state_dict(), []), (plain[0], []))
+    job = job_of(recipe_of(cuda_graph=True), reporter=told)
+    assert_same((trained(job, tmp_path / "b")[0], []), (plain[0], []))
     assert [line for line in told.lines if "not permitted when stream is capturing):" in line]
 
 
@@ -205,97 +198,69 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is_and_says_so(tmp_path, monk
 def test_a_captured_step_is_the_plain_step_on_the_gpu(tmp_path):
     """cuDNN's own choice of kernels may differ between the two: equal to within float32."""
     words = {"device": CUDA}
-    plain = trained(job_of(tmp_path / "a", recipe_of(), **words))
-    graph = trained(job_of(tmp_path / "b", recipe_of(cuda_graph=True), **words))
+    plain = trained(job_of(recipe_of(), **words), tmp_path / "a")
+    graph = trained(job_of(recipe_of(cuda_graph=True), **words), tmp_path / "b")
     for name, value in plain[0].items():
         torch.testing.assert_close(graph[0][name], value, rtol=1e-3, atol=1e-4)
 
 
-@needs_cuda
-def test_networks_trained_at_once_on_a_gpu_are_those_trained_alone(tmp_path):
-    recipe = recipe_of(cuda_graph=True)
-    alone = [trained(job_of(tmp_path / f"a{k}", recipe, seed=k, device=CUDA)) for k in range(3)]
-    jobs = [job_of(tmp_path / f"b{k}", recipe, seed=k, device=CUDA) for k in range(3)]
-    torch.manual_seed(1)
-    fit_many(jobs, [Silent()] * 3)
-    for job, (weights, _) in zip(jobs, alone, strict=True):
-        for name, value in job.model.state_dict().items():
-            torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-4)
+def digits(count: int = 64, size: int = 32) -> Split:
+    """Black pictures of a size."""
+    return dataclasses.replace(
+        open_source("digits").splits["train"],
+        images=np.zeros((count, size, size, 1), np.uint8),
+        labels=np.zeros(count, np.int64),
+        keys=tuple(map(str, range(count))),
+    )
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_networks_trained_at_once_are_those_trained_alone(tmp_path, graph):
-    recipes = [recipe_of(cuda_graph=graph), recipe_of(batch_size=64, cuda_graph=graph)]
-    alone = [trained(job_of(tmp_path / f"a{k}", recipes[k], seed=k)) for k in range(2)]
-    jobs = [job_of(tmp_path / f"b{k}", recipes[k], seed=k) for k in range(2)]
-    torch.manual_seed(1)
-    states = fit_many(jobs, [Silent(), Silent()])
-    for job, state, (weights, rows) in zip(jobs, states, alone, strict=True):
-        assert [row["train_loss"] for row in state.history] == [row["train_loss"] for row in rows]
-        assert_same((job.model.state_dict(), []), (weights, []))
+def shown_at(size: int) -> Preprocessing:
+    return Preprocessing(channels=1, size_px=(size, size), resize="none", mean=(0.0,), std=(1.0,))
 
 
-def test_one_that_fails_does_not_stop_the_others_and_a_stop_saves_all(tmp_path):
-    recipes = [recipe_of(**{"optimizer.lr": 1e30, "clip_norm": None}), recipe_of()]
-    jobs = [job_of(tmp_path / f"{k}", recipe) for k, recipe in enumerate(recipes)]
-    with pytest.raises(WorkError, match="the loss is"):
-        fit_many(jobs, [Silent(), Silent()])
-    assert len((tmp_path / "1" / "metrics.csv").read_text().splitlines()) == 3
-    jobs = [job_of(tmp_path / f"s{k}", recipe_of()) for k in range(2)]
-    with pytest.raises(Interrupted):
-        fit_many(jobs, [Silent(), StopAt(3)])
-    for k in range(2):
-        assert list((tmp_path / f"s{k}" / "checkpoints").iterdir())
+def on(device: torch.device) -> Here:
+    """A place of that kind, whether or not there is one."""
+    here = Here()
+    here.__dict__["place"] = device
+    return here
 
 
 def test_rules_on_the_cpu():
-    job_recipe = load_recipe("quick")
-    train = batches_of(Augmentation())
-    settled, words = rules(job_recipe, train, CPU)
+    settled, words = rules(load_recipe("quick"), shown_at(32), digits(), on(CPU))
     assert settled == Settings(channels_last=True)
     assert words.startswith("speed: channels last, float32 (")
     stated = load_recipe("quick", {"channels_last": False, "amp": True, "compile": True})
-    assert rules(stated, train, CPU)[0] == Settings(amp=True, compile=True)
+    settled, _ = rules(stated, shown_at(32), digits(), on(CPU))
+    assert settled == Settings(amp=True, compile=True)
 
 
 @pytest.mark.parametrize(("size", "amp"), [(32, False), (224, True)])
 def test_rules_on_a_gpu(monkeypatch, size, amp):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    train = batches_of(Augmentation(crop="pad", flip=True), size)
-    settled, words = rules(load_recipe("quick"), train, CUDA)
+    recipe = load_recipe("quick", {"batch_size": 32, "augment.crop": "pad", "augment.flip": True})
+    settled, words = rules(recipe, shown_at(size), digits(size=size), on(CUDA))
     assert settled == Settings(channels_last=True, amp=amp, cuda_graph=True)
     assert "CUDA graph" in words
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert not rules(load_recipe("quick"), train, CUDA)[0].amp
-
-
-def batches_of(augmentation: Augmentation, size: int = 32, count: int = 64, **words) -> Batches:
-    split = dataclasses.replace(
-        open_source("digits").splits["train"],
-        images=torch.zeros(count, size, size, 1, dtype=torch.uint8).numpy(),
-        labels=torch.zeros(count, dtype=torch.int64).numpy(),
-        keys=tuple(map(str, range(count))),
-    )
-    geometry = Preprocessing(
-        channels=1, size_px=(size, size), resize="none", mean=(0.0,), std=(1.0,)
-    )
-    return Batches(split, geometry, batch_size=32, augmentation=augmentation, **words)
+    assert not rules(recipe, shown_at(size), digits(size=size), on(CUDA))[0].amp
 
 
 def test_what_cannot_be_captured_says_why():
-    quick = load_recipe("quick")
-    assert why_no_graph(quick, batches_of(Augmentation())) is None
-    assert "no full batch" in (why_no_graph(quick, batches_of(Augmentation(), count=31)) or "")
-    assert "processes" in (why_no_graph(quick, batches_of(Augmentation(), world_size=2)) or "")
-    resized = Augmentation(crop="random_resized")
-    assert "on the device" in (why_no_graph(quick, batches_of(resized)) or "")
-    jittered = load_recipe("quick", {"augment.jitter": 0.4})
-    assert "shifts and flips" in (why_no_graph(jittered, batches_of(jittered.augment)) or "")
+    quick = load_recipe("quick", {"batch_size": 32})
+    assert why_no_graph(quick, digits(), 1) is None
+    assert "no full batch" in (why_no_graph(quick, digits(31), 1) or "")
+    assert "processes" in (why_no_graph(quick, digits(), 2) or "")
+    resized = load_recipe("quick", {"batch_size": 32, "augment.crop": "random_resized"})
+    assert "on the device" in (why_no_graph(resized, digits(), 1) or "")
+    jittered = load_recipe("quick", {"batch_size": 32, "augment.jitter": 0.4})
+    assert "shifts and flips" in (why_no_graph(jittered, digits(), 1) or "")
+    other = load_recipe("quick", {"batch_size": 32, "task": "package.module:factory"})
+    assert "task" in (why_no_graph(other, digits(), 1) or "")
 
 
 def test_a_field_of_the_recipe_that_a_captured_step_does_not_know_keeps_it_off(monkeypatch):
     monkeypatch.setattr(speed, "_CAPTURED", speed._CAPTURED - {"clip_norm"})
-    assert "clip_norm" in (why_no_graph(load_recipe("quick"), batches_of(Augmentation())) or "")
+    assert "clip_norm" in (why_no_graph(load_recipe("quick"), digits(), 1) or "")
 
 
 def test_an_impossible_graph_is_refused_before_anything_is_written(tmp_path):
@@ -353,11 +318,11 @@ def test_tuning_measures_and_keeps_its_choice(tmp_path, monkeypatch, quick_turns
     monkeypatch.setattr(tuning.statistics, "median", {}.get)  # replaced below
     asked: list[Settings] = []
 
-    def turn(trial, num_batches, device):
+    def turn(trial, device):
         next(trial)
         return [0.001 if next(order) == measured else 0.01]
 
-    def noted(recipe, train, by_rule):
+    def noted(recipe, train, by_rule, device):
         found = [by_rule, measured]
         asked.extend(found)
         return found
@@ -385,90 +350,79 @@ def digest(run: Path) -> bytes:
     return (max((run / "checkpoints").iterdir()) / "tensors.safetensors").read_bytes()
 
 
-def test_measuring_takes_turns_and_leaves_all_as_it_was(tmp_path, quick_turns):
-    recipe = load_recipe("quick", {"batch_size": 128, "compile": False, "amp": False})
-    job = job_of(tmp_path, recipe)
-    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+def test_measuring_takes_turns_and_leaves_all_as_it_was(quick_turns):
+    job = job_of(load_recipe("quick", {"batch_size": 128, "compile": False, "amp": False}))
+    before = {name: value.clone() for name, value in job.network.state_dict().items()}
     random = torch.get_rng_state()
-    best, words = tuning.measure(job.model, recipe, job.train, Settings(channels_last=True))
+    best, words = tuning.measure(job, Settings(channels_last=True))
     assert best in (Settings(), Settings(channels_last=True))
     assert words.count(" ms") == 2
     assert torch.equal(torch.get_rng_state(), random)
-    assert job.model.training
-    for name, value in job.model.state_dict().items():
+    assert job.network.training
+    for name, value in job.network.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
-def test_a_setting_that_fails_is_left_out_and_noise_changes_nothing(
-    tmp_path, monkeypatch, quick_turns
-):
+def test_a_setting_that_fails_is_left_out_and_noise_changes_nothing(monkeypatch, quick_turns):
     def no_compiler(model, **words):
         raise RuntimeError("no C++ compiler\nlong story")
 
-    recipe = load_recipe("quick", {"batch_size": 128, "amp": False})
-    job = job_of(tmp_path, recipe)
+    job = job_of(load_recipe("quick", {"batch_size": 128, "amp": False}))
     monkeypatch.setattr(torch, "compile", no_compiler)
     times = iter([[0.0100], [0.0098], [0.0099]])
-    monkeypatch.setattr(tuning, "_turn", lambda trial, num_batches, device: next(times))
-    best, words = tuning.measure(job.model, recipe, job.train, Settings(channels_last=True))
+    monkeypatch.setattr(tuning, "_turn", lambda trial, device: next(times))
+    best, words = tuning.measure(job, Settings(channels_last=True))
     assert best == Settings(channels_last=True)  # 2% is no gain
     assert "channels last, float32, compiled failed (no C++ compiler)" in words
     stated = load_recipe("quick", {"batch_size": 128, **PLAIN, "compile": True})
     with pytest.raises(WorkError, match=r"no C\+\+ compiler"):
-        tuning.measure(job.model, stated, job.train, settings_of(stated))
+        tuning.measure(job_of(stated), settings_of(stated))
 
 
-def test_ends_of_epochs_are_not_timed(monkeypatch):
+def test_steps_are_timed_one_by_one_and_in_blocks_on_a_gpu(monkeypatch):
     now = 0.0
 
-    def trial(num_batches):
+    def trial():
         nonlocal now
-        state = State()
         while True:
-            for state.batch in range(1, num_batches + 1):
-                now += 1
-                yield state
-            now += 100  # evaluation, a checkpoint
+            now += 1
+            yield
 
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: now)
     monkeypatch.setattr(tuning, "_wait", lambda device: None)
     monkeypatch.setattr(tuning, "TURN_S", 50)
-    assert set(tuning._turn(trial(7), 7, CPU)) == {1.0}
-    assert set(tuning._turn(trial(7), 7, CUDA)) == {1.0}
-    assert set(tuning._turn(trial(64), 64, CUDA)) == {1.0}
-    assert tuning._turn(trial(1), 1, CPU) == [101.0]  # an epoch of one step cannot be parted
+    assert tuning._turn(trial(), CPU) == [1.0] * 50
+    assert tuning._turn(trial(), CUDA) == [1.0] * 3  # of 20 each
 
 
 def test_candidates_hold_to_what_the_recipe_states(monkeypatch):
     monkeypatch.setattr(tuning, "cpu_has_bfloat16", lambda: True)
-    train, by_rule = batches_of(Augmentation()), Settings(channels_last=True)
-    everything = tuning.candidates(load_recipe("quick"), train, by_rule)
+    by_rule = Settings(channels_last=True)
+    everything = tuning.candidates(load_recipe("quick"), digits(), by_rule, CPU)
     assert everything[0] == by_rule
     assert Settings() in everything  # plain eager torch
     assert len(set(everything)) == len(everything)
     assert any(one.amp for one in everything)
     stated = load_recipe("quick", {"compile": False, "amp": False})
-    assert tuning.candidates(stated, train, by_rule) == [by_rule, Settings()]
+    assert tuning.candidates(stated, digits(), by_rule, CPU) == [by_rule, Settings()]
     monkeypatch.setattr(tuning, "cpu_has_bfloat16", lambda: False)
-    assert not any(one.amp for one in tuning.candidates(load_recipe("quick"), train, by_rule))
+    found = tuning.candidates(load_recipe("quick"), digits(), by_rule, CPU)
+    assert not any(one.amp for one in found)
 
 
-def test_files_are_measured_on_one_batch_over_and_over(tmp_path, quick_turns):
-    recipe = load_recipe("quick", {"batch_size": 32, "compile": False, "amp": False})
-    train = batches_of(Augmentation(crop="random_resized"), size=16)
-    assert not train.resident
-    network = create_model("perceptron", 10, 1, 16)
-    assert tuning.measure(network, recipe, train, Settings(channels_last=True))[0] is not None
+def test_files_are_measured_on_one_batch_over_and_over(quick_turns):
+    changes = {"batch_size": 32, "compile": False, "amp": False, "augment.crop": "random_resized"}
+    job = job_of(load_recipe("quick", changes))
+    assert not job.train.resident
+    assert tuning.measure(job, Settings(channels_last=True))[0] is not None
 
 
 @pytest.mark.slow  # the compiler takes half a minute
 def test_a_compiled_run_goes_on_after_a_stop_with_the_same_bits(tmp_path):
     recipe = recipe_of(compile=True)
-    whole = trained(job_of(tmp_path / "whole", recipe))
-    stopped = job_of(tmp_path / "run", recipe)
-    torch.manual_seed(1)  # as `trained` does: dropout's numbers are those of the whole run
+    whole = trained(job_of(recipe), tmp_path / "whole")
     with pytest.raises(Interrupted):
-        fit(stopped, StopAt(4))
-    assert_same(trained(job_of(tmp_path / "run", recipe), resume=True), whole)
-    plain = trained(job_of(tmp_path / "plain", recipe_of()))
+        trained(job_of(recipe, reporter=StopAt(4)), tmp_path / "run")
+    assert_same(trained(job_of(recipe), tmp_path / "run"), whole)
+    plain = trained(job_of(recipe_of()), tmp_path / "plain")
     assert whole[1][-1]["train_loss"] == pytest.approx(plain[1][-1]["train_loss"], rel=0.05)

@@ -21,7 +21,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +28,14 @@ from typing import Any, NamedTuple
 from deepen import api
 from deepen.data.sources import PictureSet, Split
 from deepen.errors import DeepenError, InputError, WorkError
-from deepen.training import plan
 from deepen.training.checkpoint import load_checkpoint
+from deepen.training.plan import held_out, open_pictures
 from deepen.training.progress import Silent
+from deepen.training.request import Request, Verifying, takes
 from deepen.training.run import Run
 from deepen.weights import load_weights
 
 EPOCHS = 3
-PICTURES = 512
 TIMINGS = {"images_per_s", "seconds"}
 """Columns of metrics.csv in which no two runs agree."""
 
@@ -47,6 +46,7 @@ _CONTEXT = (
     if "forkserver" in multiprocessing.get_all_start_methods()
     else multiprocessing.get_context("spawn")
 )
+_REQUEST = tuple(each.name for each in dataclasses.fields(Request))
 _AT_START = 0.1  # share of the random kills that come before the first step
 
 
@@ -79,42 +79,23 @@ class Verification(NamedTuple):
         return self.whole == self.resumed
 
 
-def verify_resume(
-    data: str,
-    *,
-    kills: int = 6,
-    seed: int = 0,
-    pictures: int = PICTURES,
-    changes: dict[str, Any] | None = None,
-    message: Callable[[str], None] = lambda text: None,
-    **words: Any,
-) -> Verification:
+@takes(Verifying)
+def verify_resume(asked: Verifying) -> Verification:
     """Train a set-up without a stop and with kills, and compare all bits.
 
     So that it is short it trains for `EPOCHS` epochs, unless `changes` have a length, on at most
     `pictures` evenly spaced pictures of each split.
 
-    Args:
-        data: as `deepen.train` takes it.
-        kills: how many, half of them (rounded up) inside a save.
-        seed: of their instants.
-        pictures: at most this many of each split are used.
-        changes: of the recipe.
-        message: told what happens.
-        words: further ones of `deepen.train`: model, recipe, data_dir, workers, device.
-
     Raises:
         InputError: the words or the data are off, as in training.
         WorkError: a run failed of itself.
     """
-    changes = changes or {}
-    if not any(key.startswith("length.") for key in changes):
-        changes = {**changes, "length.epochs": EPOCHS}
-    rng = random.Random(seed)
+    kills, message = asked.kills, asked.reporter.message
+    rng = random.Random(asked.seed)
     _CONTEXT.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory(prefix="deepen-verify-") as name:
         folder = Path(name)
-        child = partial(_Child, {"data": data, "changes": changes, **words}, pictures)
+        child = partial(_Child, _words(asked), asked.pictures)
         calm = child(folder / "whole").finish()
         whole = resumed = digests(folder / "whole")
         trained = _in_words(folder / "whole", calm)
@@ -294,14 +275,11 @@ def _obey(order: _Order, begun: Path, done: Path, error: Path) -> None:
     multiprocessing.set_start_method(None, force=True)  # its own workers as in any other run
     saves, told = _Saves(order), _Told(begun)
     sys.addaudithook(saves.see)
-    open_source = plan.open_source
-
-    def open_some(*args: Any, **kwargs: Any) -> PictureSet:
-        return _some(open_source(*args, **kwargs), order.pictures)
-
-    plan.open_source = open_some
     try:
-        api.train(**order.words, output=order.run, resume="auto", reporter=told)
+        request = Request(**{k: v for k, v in order.words.items() if k in _REQUEST})
+        some = _some(open_pictures(request, held_out(request)), order.pictures)
+        words = {**order.words, "data": some, "download": False}
+        api.train(**words, output=order.run, resume="auto", reporter=told)
     except DeepenError as failure:
         error.write_text(str(failure))
         sys.exit(failure.exit_status)
@@ -309,16 +287,25 @@ def _obey(order: _Order, begun: Path, done: Path, error: Path) -> None:
     done.write_text(json.dumps(result))
 
 
+def _words(asked: Verifying) -> dict[str, Any]:
+    """Those for `deepen.train`, with a length."""
+    changes = dict(asked.changes)
+    if not any(key.startswith("length.") for key in changes):
+        changes["length.epochs"] = EPOCHS
+    own = {name: getattr(asked, name) for name in (*_REQUEST, "device", "workers")}
+    return {**own, "changes": changes}
+
+
 def _some(source: PictureSet, count: int) -> PictureSet:
     """At most `count` pictures of each split, evenly spaced."""
 
     def take(split: Split) -> Split:
-        if len(split) <= count:
-            return split
-        places = [i * len(split) // count for i in range(count)]
-        return split.take(places)
+        return split.take([i * len(split) // count for i in range(count)])
 
-    return dataclasses.replace(source, splits={n: take(s) for n, s in source.splits.items()})
+    return dataclasses.replace(
+        source,
+        splits={n: take(s) if len(s) > count else s for n, s in source.splits.items()},
+    )
 
 
 class _Told(Silent):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepen.cli.console import err, out, print_csv, print_json
+from deepen.cli.console import out, print_csv, print_json
+from deepen.cli.options import JSON, LABELLED, WEIGHTS, Words, asks
+from deepen.training.request import Scoring
 
 if TYPE_CHECKING:
     from deepen.evaluation.metrics import Scores
@@ -15,48 +17,16 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: deepen evaluate runs/PHOTOS-resnet20-1/best.safetensors PHOTOS --split val"
 
 
+@asks(Scoring, weights=Annotated[Path, WEIGHTS], data=Annotated[str | None, LABELLED])
 def evaluate(
-    weights: Annotated[Path, typer.Argument(help="A weights file of `deepen train`.")],
-    data: Annotated[
-        str | None,
-        typer.Argument(help="Labelled pictures; by default those that it was trained on."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="train, val, test or all; by default test, else val.")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")
-    ] = 128,
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-j", min=0, help="Decoding processes.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where named data sets lie.")] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a named data set that is not there.")
-    ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="Needed for package.module:factory of your own.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all as JSON.")] = False,
+    words: Words,
+    as_json: JSON = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the classes as CSV.")] = False,
 ) -> None:
     """Score a weights file: top-1, top-5, loss, each class, confusion, calibration."""
     from deepen import api  # imports torch
-    from deepen.training.progress import Bars
 
-    scores = api.evaluate(
-        weights,
-        data,
-        split=split,
-        data_dir=data_dir,
-        download=download,
-        model=model,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        reporter=Bars(err),
-    )
+    scores = api.evaluate(**words)
     if as_json:
         print_json(scores.model_dump())
     elif as_csv:

@@ -54,10 +54,10 @@ def study(
         return
     import torch
 
-    from deepen import api
     from deepen.studies.conduct import Order, conduct
     from deepen.studies.page import table, write_pages
     from deepen.training.progress import Bars
+    from deepen.training.request import pick_device
 
     definition = find_study(name)
     setting = "full" if full else "small"
@@ -68,9 +68,10 @@ def study(
         seeds=seeds or definition.seeds,
         data=data,
         data_dir=None if data_dir is None else str(data_dir),
-        device=str(api.pick_device(device)),
+        device=str(pick_device(device)),
         folder=folder,
         threads=threads or max(1, torch.get_num_threads() // jobs),
+        command=_repeatable(),
     )
     results = conduct(
         order,
@@ -78,7 +79,6 @@ def study(
         download=download,
         budget_s=None if budget is None else 60 * budget,
         jobs=jobs,
-        command=_repeatable(),
     )
     pages = write_pages(definition, results, folder)
     if as_json:

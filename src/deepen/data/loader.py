@@ -145,7 +145,7 @@ class Batches:
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
         self._mean_image = None if mean_image is None else mean_image.to(self.device)
         self._labels = torch.from_numpy(split.labels).to(self.device)
-        if split.images is None or self.augmentation.one_by_one:
+        if not stay_on_device(split, self.augmentation):
             cache = None
             if cache_bytes and split.images is None:
                 cache = DecodedPictures(cache_bytes, len(split), preprocessing.channels)
@@ -155,6 +155,7 @@ class Batches:
             if workers:
                 self._workers = _start_workers(self._pictures, self._requests, workers, self.device)
         else:
+            assert split.images is not None
             images = torch.from_numpy(preprocessing.fit_arrays(split.images)).to(self.device)
             self._images = pad_images(self.augmentation, images)
             self._pictures = None
@@ -251,6 +252,11 @@ class Batches:
             epoch=epoch,
         )
         return Batch(normal, labels, kept, bad, shares)
+
+
+def stay_on_device(split: Split, augmentation: Augmentation) -> bool:
+    """Whether the pictures of a split are kept on the device and augmented there, in batches."""
+    return split.images is not None and not augmentation.one_by_one
 
 
 class _Request(NamedTuple):

@@ -55,6 +55,45 @@ class Scores(BaseModel):
     calibration_error: float
     protocol: str
 
+    @property
+    def headline(self) -> str:
+        """The error in a line."""
+        return f"error {100 - 100 * self.top1:.2f}%"
+
+
+class Figures(BaseModel):
+    """The result of an evaluation of a task that is no classification.
+
+    Attributes:
+        num_samples: pictures that the numbers are over.
+        num_skipped: pictures that could not be decoded, and are in none of the numbers.
+        figures: by name; None where there is none.
+        protocol: data, split, crops and resizing, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_samples: int
+    num_skipped: int
+    figures: dict[str, float | None]
+    protocol: str
+
+    @property
+    def headline(self) -> str:
+        """All of them in a line."""
+        known = {name: value for name, value in self.figures.items() if value is not None}
+        return ", ".join(f"{name} {value:.4g}" for name, value in known.items())
+
+
+def in_top(k: int, logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the right class is among the k with the largest logits: bool (N,), of (N, K), (N,).
+
+    Of equal logits the first is the larger one.
+    """
+    if k == 1:
+        return logits.argmax(dim=1) == labels
+    return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(dim=1)
+
 
 def score(
     logits: Tensor,
@@ -96,12 +135,11 @@ def score(
         right / support,  # recall
         2 * right / (confusion.sum(dim=0) + support),  # F1, their harmonic mean
     )
-    in_top5 = (logits.topk(min(5, k)).indices == labels[:, None]).any(dim=1)
     return Scores(
         num_samples=len(labels),
         num_skipped=num_skipped,
-        top1=right.sum().item() / len(labels),
-        top5=in_top5.sum().item() / len(labels) if k > 5 else None,
+        top1=in_top(1, logits, labels).sum().item() / len(labels),
+        top5=in_top(5, logits, labels).sum().item() / len(labels) if k > 5 else None,
         loss=F.cross_entropy(scaled, labels).item(),
         per_class=[
             ClassScore(name=name, precision=p, recall=r, f1=f, support=n)

@@ -84,6 +84,19 @@ def get_architecture(name: str) -> Architecture:
     return _REGISTRY[name]
 
 
+def takes_of(name: str) -> Takes | None:
+    """What a network takes; None where nobody knows (a factory of the user's that does not say).
+
+    A factory says it by an attribute `takes`.
+
+    Raises:
+        InputError: no such name.
+    """
+    if ":" in name:
+        return getattr(_factory(name), "takes", None)
+    return get_architecture(name).takes
+
+
 def register_model(
     name: str,
     build: Callable[..., nn.Module],
@@ -140,12 +153,16 @@ def create_model(
     return architecture.build(num_classes=classes, in_channels=channels, input_size=size)
 
 
-def _call_factory(name: str, wanted: dict[str, object]) -> nn.Module:
+def _factory(name: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--model {name}: {error}") from error
+
+
+def _call_factory(name: str, wanted: dict[str, object]) -> nn.Module:
+    factory = _factory(name)
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:

@@ -30,13 +30,14 @@ from deepen.evaluation.metrics import ClassScore, Scores
 from deepen.files import write_whole
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
-from deepen.training.run import COLUMNS
 from deepen.visualization.filters import filter_tiles, first_layer
 from deepen.weights import Card, read_card
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+NEEDED = ("epoch", "lr", "train_loss", "eval_loss", "images_per_s", "seconds")
+"""Columns of metrics.csv that every task has."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
     "device",
@@ -223,7 +224,7 @@ def _metrics(path: Path) -> list[Row]:
         return []
     try:
         return [
-            {column: _finite(row[column]) for column in COLUMNS}
+            {column: _finite(row[column]) for column in (*NEEDED, *row)}
             for row in csv.DictReader(io.StringIO(_read(path)))
         ]
     except (KeyError, ValueError) as error:

@@ -77,7 +77,7 @@ def trial(bench: Bench) -> Trial:
 
         changes = {"optimizer.lr": rate}
         try:
-            trained = bench.train(bench.build(), f"lr-{rate}", changes, until=settled)
+            trained = bench.train(f"lr-{rate}", changes, until=settled)
         except Diverged:
             continue
         curve = trained.curve("train_top1")

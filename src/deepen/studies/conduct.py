@@ -21,11 +21,13 @@ from pydantic import ValidationError
 from deepen.data.sources import PictureSet
 from deepen.errors import Diverged, InputError, Interrupted, Preempted
 from deepen.files import write_whole
+from deepen.studies.arms import model_of
 from deepen.studies.bench import Bench, take
 from deepen.studies.catalog import find_study
 from deepen.studies.study import Results, Setting, Study, Trial
 from deepen.training.environment import about_machine
 from deepen.training.progress import Reporter, Silent
+from deepen.training.request import Here
 from deepen.training.stop import StopRequest
 
 
@@ -42,6 +44,7 @@ class Order:
         device: to train on.
         folder: of the study.
         threads: of each process.
+        command: kept with each trial.
     """
 
     study: str
@@ -52,6 +55,7 @@ class Order:
     device: str
     folder: Path
     threads: int
+    command: str = ""
 
     @property
     def definition(self) -> Study:
@@ -86,7 +90,6 @@ def conduct(
     download: bool = False,
     budget_s: float | None = None,
     jobs: int = 1,
-    command: str = "",
 ) -> Results:
     """Do what is not yet done of a study, and conclude.
 
@@ -98,7 +101,6 @@ def conduct(
         download: whether a named data set may be fetched.
         budget_s: no trial is begun that would probably end after this; at least one is done.
         jobs: processes, each with the order's threads.
-        command: for the results' provenance.
 
     Raises:
         InputError: no such study or data, or the folder holds another one.
@@ -125,7 +127,7 @@ def conduct(
     results = Results(
         study=order.definition.name,
         setting=order.setting,
-        about=_about(order, source, command),
+        about=_about(order, source),
         trials=trials,
     )
     results.conclusions = order.definition.conclude(results)
@@ -176,14 +178,15 @@ def do_trial(order: Order, arm: str, seed: int, reporter: Reporter | None = None
     torch.set_num_threads(order.threads)
     began = time.monotonic()
     chosen = next(candidate for candidate in order.plan.arms if candidate.name == arm)
+    study = str(Path(order.study).resolve()) if order.study.endswith("ml") else order.study
     bench = Bench(
         arm=chosen,
+        model=chosen.model or model_of(study, order.setting, arm),
         seed=seed,
         setting=order.plan,
         source=take(order.plan.pictures, _path(order.data_dir)),
         folder=order.file(arm, seed).with_suffix(""),
-        device=torch.device(order.device),
-        reporter=reporter or Silent(),
+        here=Here(device=order.device, reporter=reporter or Silent(), command=order.command),
     )
     try:
         trial = order.definition.trial(bench)
@@ -232,9 +235,9 @@ def _settled(order: Order, source: PictureSet) -> dict[str, Any]:
     }
 
 
-def _about(order: Order, source: PictureSet, command: str) -> dict[str, Any]:
+def _about(order: Order, source: PictureSet) -> dict[str, Any]:
     return {
-        "command": command,
+        "command": order.command,
         **_settled(order, source),
         "seeds": order.seeds,
         "machine": about_machine(torch.device(order.device)),

@@ -9,7 +9,6 @@ argument for residual learning. The lectures repeat it.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -28,16 +27,17 @@ from deepen.studies.study import (
     judged,
 )
 
-SHALLOW, DEEP = 20, 56
+SHALLOW, DEEP, WIDTH = 20, 56, 8
 BLOCKS = (DEEP - SHALLOW) // 6  # appended to each of the three stages
 
 
 def trial(bench: Bench) -> Trial:
     """Train the shallow net; append identity blocks; score; train on; and a deep net afresh."""
-    shallow = bench.build()
+    first = bench.train("shallow")
+    shallow = first.network
     assert isinstance(shallow, StudyNet)
-    first = bench.train(shallow, "shallow")
     deep = deepened(shallow, bench.arm.name == "residual")
+    model = f"{__name__}:{bench.arm.name}56"
     images, _ = bench.batch(64)
     with torch.no_grad():
         moved = (deep.eval()(images) - shallow.eval()(images)).abs().max().item()
@@ -46,14 +46,11 @@ def trial(bench: Bench) -> Trial:
         "constructed": bench.error(deep, "train"),
         "largest change of a logit": moved,
     }
-    on = bench.train(deep, "constructed, trained on")
-    measures["trained on"] = bench.error(deep, "train")
-    option = "A" if bench.arm.name == "residual" else None
-    build = net(paper_block(option), DEEP, width=shallow.conv1.out_channels)
-    fresh = replace(bench, arm=replace(bench.arm, build=build)).build()
+    on = bench.train("constructed, trained on", model=model, start=deep)
+    measures["trained on"] = bench.error(on.network, "train")
     longer = {"length.epochs": 2 * (bench.recipe().length.epochs or 1)}
-    scratch = bench.train(fresh, "from scratch, as long in all", longer)
-    measures["from scratch"] = bench.error(fresh, "train")
+    scratch = bench.train("from scratch, as long in all", longer, model=model)
+    measures["from scratch"] = bench.error(scratch.network, "train")
     steps = first.rows[-1]["step"] or 0
     return bench.trial(
         measures=measures,
@@ -98,6 +95,16 @@ def _idle(maps: int, residual: bool) -> BasicBlock:
     return block
 
 
+def plain56(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> nn.Module:
+    """The deep plain net, as a model by name."""
+    return net(paper_block(None), DEEP, WIDTH)(num_classes, in_channels, input_size)
+
+
+def residual56(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> nn.Module:
+    """The deep residual net, as a model by name."""
+    return net(paper_block("A"), DEEP, WIDTH)(num_classes, in_channels, input_size)
+
+
 def conclude(results: Results) -> list[Conclusion]:
     """The error stays by construction; what training makes of it."""
     source = "He et al. 2015, section 1"
@@ -135,8 +142,8 @@ def conclude(results: Results) -> list[Conclusion]:
 SMALL = small_cifar(
     epochs=12,
     arms=(
-        Arm("plain", net(paper_block(None), SHALLOW, width=8)),
-        Arm("residual", net(paper_block("A"), SHALLOW, width=8)),
+        Arm("plain", net(paper_block(None), SHALLOW, WIDTH)),
+        Arm("residual", net(paper_block("A"), SHALLOW, WIDTH)),
     ),
     departures=(
         "the paper gives the argument and no experiment: nets, data and lengths are ours",

@@ -6,7 +6,7 @@ error), figure 7 (responses of the layers).
 
 from __future__ import annotations
 
-from deepen.studies.bench import Bench, train_and_score
+from deepen.studies.bench import Bench, scored
 from deepen.studies.networks import net, paper_block
 from deepen.studies.responses import layer_profiles
 from deepen.studies.small import small_cifar
@@ -29,10 +29,10 @@ from deepen.studies.study import (
 def trial(bench: Bench) -> Trial:
     """Train, then look at each layer's responses and gradients on 128 training pictures."""
     images, labels = bench.batch(128)
-    before = layer_profiles(bench.build().to(bench.device), images, labels)
-    network = bench.build()
-    done = train_and_score(bench, network)
-    after = layer_profiles(network, images, labels)
+    before = layer_profiles(bench.build(), images, labels)
+    fitted = bench.train()
+    done = scored(bench, fitted)
+    after = layer_profiles(fitted.network, images, labels)
     done.profiles = {
         "response": after["response"],
         "gradient": after["gradient"],

@@ -19,9 +19,9 @@ from deepen.studies.study import Arm, Conclusion, Measure, Results, Study, Trial
 
 def trial(bench: Bench) -> Trial:
     """Train; then score with each block that keeps the shape taken out in turn."""
-    network = bench.build()
+    trained = bench.train()
+    network = trained.network
     assert isinstance(network, StudyNet)
-    trained = bench.train(network)
     whole = bench.error(network, "test")
     errors = [bench.error(lesioned, "test") for lesioned in without_each(network)]
     return bench.trial(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepen.models.cuda_convnet import CudaConvNet
-from deepen.studies.bench import Bench, train_and_score
+from deepen.studies.bench import Bench, scored
 from deepen.studies.study import (
     ERROR_CURVES,
     ERRORS,
@@ -73,9 +73,9 @@ ARMS = (
 
 def trial(bench: Bench) -> Trial:
     """The usual one; the training error is the trained net's, without dropout and augmentation."""
-    network = bench.build()
-    done = train_and_score(bench, network)
-    done.measures["train_error"] = bench.error(network, "train")
+    fitted = bench.train()
+    done = scored(bench, fitted)
+    done.measures["train_error"] = bench.error(fitted.network, "train")
     return done
 
 

@@ -38,18 +38,20 @@ class Arm:
         build: makes the network; None where the trial needs no network to begin with.
         changes: of the setting's recipe, {"optimizer.lr": 0.1} say.
         takes: what the network takes, where it is particular.
+        model: its name, where it has one.
     """
 
     name: str
     build: Build | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     takes: Takes | None = None
+    model: str | None = None
 
 
 def named(name: str, model: str, changes: Mapping[str, Any] | None = None) -> Arm:
     """An arm with a network of the registry, or `package.module:factory`."""
     takes = None if ":" in model else get_architecture(model).takes
-    return Arm(name, lambda *what: create_model(model, *what), changes or {}, takes)
+    return Arm(name, lambda *what: create_model(model, *what), changes or {}, takes, model)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from deepen.analysis.complexity import complexity
-from deepen.studies.bench import Bench, train_and_score
+from deepen.studies.bench import Bench, scored
 from deepen.studies.networks import net, paper_block
 from deepen.studies.small import small_cifar
 from deepen.studies.study import (
@@ -40,10 +40,9 @@ GROUPS = {
 
 def trial(bench: Bench) -> Trial:
     """The usual one, with what the net counts beside it."""
-    network = bench.build()
-    preprocessing, _ = bench.inputs
-    counted = complexity(network, (preprocessing.channels, *preprocessing.size_px))
-    done = train_and_score(bench, network)
+    fitted = bench.train()
+    counted = complexity(fitted.network, bench.input_shape)
+    done = scored(bench, fitted)
     done.measures |= {"parameters": counted.parameters / 1e3, "macs": counted.macs / 1e6}
     return done
 

@@ -14,7 +14,7 @@ from deepen.analysis.complexity import Complexity, complexity
 from deepen.analysis.subject import subject
 from deepen.data.sources import PictureSet
 from deepen.errors import InputError
-from deepen.training.inputs import PHOTO_PX
+from deepen.training.prepare import PHOTO_PX
 from deepen.training.recipe import Recipe, load_recipe
 from deepen.weights import Card
 

@@ -12,24 +12,18 @@ from pathlib import Path
 import torch
 
 import deepen
+from deepen.training.request import Here
 from deepen.training.run import Run
 
 
-def write_environment(
-    run: Run,
-    device: torch.device,
-    began: float,
-    command: str,
-    processes: int = 1,
-    seconds: float | None = None,
-) -> None:
+def write_environment(run: Run, here: Here, began: float, seconds: float | None = None) -> None:
     """Write environment.json; `seconds` once the run has ended."""
     run.write_json(
         "environment.json",
         {
-            "command": command,
-            **about_machine(device),
-            "processes": processes,
+            "command": here.command,
+            **about_machine(here.place),
+            "processes": here.processes.size,
             "started": datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(
                 "T", "seconds"
             ),

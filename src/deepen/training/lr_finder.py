@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from contextlib import nullcontext
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import nn
+from torch import Tensor
 
-from deepen.data.loader import Batches
+from deepen.data.loader import Batch
 from deepen.errors import InputError, WorkError
+from deepen.training.build import Job
 from deepen.training.finetuning import train_mode
-from deepen.training.loop import combine
-from deepen.training.optimizer import Objective, build_optimizer
-from deepen.training.recipe import Recipe
+from deepen.training.step import Step
+from deepen.training.task import Outcome
 
 _SMOOTHING = 0.9
 _DIVERGED = 4.0
@@ -46,21 +46,35 @@ class Sweep(NamedTuple):
     diverged: bool
 
 
-def sweep(
-    model: nn.Module,
-    train: Batches,
-    recipe: Recipe,
-    *,
-    lowest: float = 1e-6,
-    highest: float = 10.0,
-    steps: int = 100,
-) -> Sweep:
-    """Train `model` in place at rising rates; the recipe's own rate and schedule are not used.
+class _Diverged(Exception):
+    """The loss has grown far beyond its best, or is no number."""
+
+
+class _Smoothed:
+    """Losses of the steps so far, averaged; ends the test before a step that has diverged."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.average, self.least = 0.0, math.inf
+
+    def add(self, batch: Batch, outcome: Outcome) -> None:
+        """See `deepen.training.step.Notes`."""
+        self.average = _SMOOTHING * self.average + (1 - _SMOOTHING) * outcome.loss.item()
+        smooth = self.average / (1 - _SMOOTHING ** (len(self.losses) + 1))
+        if not smooth <= _DIVERGED * self.least:  # NaN too
+            raise _Diverged
+        self.losses.append(smooth)
+        self.least = min(self.least, smooth)
+
+    def add_losses(self, losses: Sequence[tuple[Tensor, Tensor, int]], sums: Tensor) -> None:
+        """Nothing: each loss is wanted before its step is taken."""
+
+
+def sweep(job: Job, *, lowest: float = 1e-6, highest: float = 10.0, steps: int = 100) -> Sweep:
+    """Train a network in place at rising rates; the recipe's own rate and schedule are not used.
 
     Args:
-        model: on the device of the batches.
-        train: goes through its epochs for as long as needed.
-        recipe: optimizer, loss, freezing, clipping and precision.
+        job: goes through its epochs for as long as needed; no run of it is kept.
         lowest: first learning rate.
         highest: last learning rate.
         steps: from one to the other.
@@ -71,40 +85,27 @@ def sweep(
     """
     if not 0 < lowest < highest < math.inf or steps < 2:
         raise InputError("the rates must rise from above 0, in two steps at least")
-    optimizer = build_optimizer(model, recipe.optimizer, recipe.finetune.lr_decay)
-    shares = [group["lr"] / recipe.optimizer.lr for group in optimizer.param_groups]
-    objective = Objective(recipe.loss)
-    precision = torch.autocast(train.device.type, torch.bfloat16) if recipe.amp else nullcontext()
-    train_mode(model, recipe.finetune.freeze)
-    rates: list[float] = []
-    losses: list[float] = []
-    average, least = 0.0, math.inf
-    batches = itertools.chain.from_iterable(map(train.epoch, itertools.count()))
-    for step, batch in zip(range(steps), batches, strict=False):
-        if not len(batch.labels):
-            continue
-        rate = lowest * (highest / lowest) ** (step / (steps - 1))
-        for group, share in zip(optimizer.param_groups, shares, strict=True):
+    # Each loss is read before the step that follows from it, of whole batches.
+    recipe = job.recipe.model_copy(update={"accumulate": 1, "cuda_graph": False})
+    step, notes = Step(replace(job, recipe=recipe)), _Smoothed()
+    shares = [group["lr"] / recipe.optimizer.lr for group in step.optimizer.param_groups]
+    train_mode(job.network, recipe.finetune.freeze)
+    rates = [lowest * (highest / lowest) ** (number / (steps - 1)) for number in range(steps)]
+    taken: list[float] = []
+    batches = itertools.chain.from_iterable(map(job.train.epoch, itertools.count()))
+    for number, (rate, batch) in enumerate(zip(rates, batches, strict=False)):
+        for group, share in zip(step.optimizer.param_groups, shares, strict=True):
             group["lr"] = rate * share
-        with precision:
-            outputs = model(batch.images)
-        loss = combine(outputs, batch.targets, objective, model)[1]
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss.item()
-        smooth = average / (1 - _SMOOTHING ** (len(losses) + 1))
-        if not smooth <= _DIVERGED * least:  # NaN too
+        try:
+            step.take(batch, number, notes)
+        except _Diverged:
             break
-        rates.append(rate)
-        losses.append(smooth)
-        least = min(least, smooth)
-        loss.backward()
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    if not losses:
+        if len(notes.losses) > len(taken):
+            taken.append(rate)
+    if not taken:
         raise WorkError("the loss is no finite number from the start, at any learning rate")
-    best = rates[losses.index(least)]
-    return Sweep(tuple(rates), tuple(losses), best, best / 10, len(losses) < steps)
+    best = taken[notes.losses.index(notes.least)]
+    return Sweep(tuple(taken), tuple(notes.losses), best, best / 10, len(taken) < steps)
 
 
 def check_chart(path: Path) -> None:

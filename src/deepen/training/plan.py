@@ -1,38 +1,40 @@
-"""What a run is going to do, settled before it begins and checked again when it is resumed."""
+"""What a run is going to do: settled and complete before it begins, and never changed."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 from deepen.data.sources import PictureSet, open_source
-from deepen.errors import InputError, WorkError
-from deepen.models import get_architecture
-from deepen.training.checkpoint import load_checkpoint
+from deepen.errors import InputError
+from deepen.models import takes_of
 from deepen.training.choice import PRETRAINED, choose
-from deepen.training.identity import differences, fields_of, identity
 from deepen.training.initialization import Start, read_start
-from deepen.training.progress import Reporter
-from deepen.training.recipe import Recipe, build_recipe, load_recipe
-from deepen.training.run import Run
+from deepen.training.prepare import Prepared, adopt, prepare
+from deepen.training.recipe import Recipe, load_recipe
+from deepen.training.request import Here, Request
+from deepen.training.speed import Settings, rules, stated
 from deepen.weights.from_torchvision import is_torchvision
 from deepen.weights.names import TORCHVISION
 
 
-class Plan(NamedTuple):
-    """What a run does, settled: all that a resume must find unchanged.
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, all of it: what a resume must find unchanged, and what is read off that.
 
     Attributes:
         data: folder or name, as the user gave it.
         data_dir: where named data sets lie, if said.
         excluded: pictures left out.
         model: name of the network.
-        recipe: complete.
+        recipe: complete, speed settings too.
         source: the pictures.
-        words: what was chosen for the user, and why.
+        input: how a picture becomes the network's input.
         start: trained weights that it starts from, if any.
+        words: what was chosen for the user, and why.
+        left_open: the recipe's speed settings that were chosen.
+        speed: which, and why, in a line; "" where none was open.
     """
 
     data: str
@@ -41,8 +43,11 @@ class Plan(NamedTuple):
     model: str
     recipe: Recipe
     source: PictureSet
-    words: tuple[str, ...]
+    input: Prepared
     start: Start | None = None
+    words: tuple[str, ...] = ()
+    left_open: tuple[str, ...] = ()
+    speed: str = ""
 
     def about(self) -> dict[str, Any]:
         """data.json."""
@@ -61,38 +66,115 @@ class Plan(NamedTuple):
             "start": None if self.start is None else self.start.about(),
         }
 
-    def identity(self) -> dict[str, Any]:
-        """What it trains on what, to be compared."""
-        source = self.source
-        start = None if self.start is None else self.start.sha256
-        return identity(self.model, source.classes, source.fingerprint, self.recipe, start)
 
-    def shared(self) -> dict[str, Any]:
-        """What another process needs in order to make the same plan."""
-        return {
-            "data": self.data,
-            "data_dir": self.data_dir,
-            "excluded": list(self.excluded),
-            "model": self.model,
-            "recipe": self.recipe.model_dump(mode="json"),
-            "fingerprint": self.source.fingerprint,
-            "start": None if self.start is None else self.start.about(),
-        }
+def settle(request: Request, here: Here) -> Plan:
+    """Settle a new run: read the data, choose what the user left open, and say so.
+
+    Raises:
+        InputError: words or data are off; nothing has been written.
+        WorkError: weights of others could not be fetched.
+    """
+    if request.data is None:
+        raise InputError("name the data to train on: a folder of pictures, or a data set")
+    if request.weights is not None and request.init_from is not None:
+        raise InputError("--init-from copies layers, --weights takes all: give one of them")
+    if request.model is not None:
+        takes_of(request.model)  # a wrong name is said before the data are read
+    source = open_pictures(request, held_out(request))
+    start = _start(request, source, here.place.type)
+    card = start.loaded.card if start is not None and start.whole else None
+    changes = dict(request.changes)
+    choice = choose(source, request.model, request.recipe, changes, card, here.place.type)
+    for line in (*source.notes, *choice.words):
+        here.reporter.message(line)
+    return complete(request, here, source, choice.model, choice.recipe, start, choice.words)
 
 
-def same_plan(shared: dict[str, Any]) -> Plan:
+def complete(
+    request: Request,
+    here: Here,
+    source: PictureSet,
+    model: str,
+    recipe: Recipe,
+    start: Start | None,
+    words: tuple[str, ...] = (),
+) -> Plan:
+    """The plan for pictures, network and recipe: input and speed settings follow from these.
+
+    Raises:
+        InputError: the recipe asks for something that these data or this network cannot have.
+    """
+    plan = Plan(
+        data=source.name if isinstance(request.data, PictureSet) else str(request.data),
+        data_dir=None if request.data_dir is None else str(request.data_dir),
+        excluded=tuple(request.exclude),
+        model=model,
+        recipe=recipe,
+        source=source,
+        input=_input(source, model, recipe, start),
+        start=start,
+        words=words,
+    )
+    return _with_speed(plan, here)
+
+
+def varied(plan: Plan, recipe: Recipe, here: Here) -> Plan:
+    """The plan with another recipe: input and speed settings follow from that.
+
+    Raises:
+        InputError: the recipe asks for something that these data or this network cannot have.
+    """
+    same = recipe.input == plan.recipe.input
+    prepared = plan.input if same else _input(plan.source, plan.model, recipe, plan.start)
+    return _with_speed(replace(plan, recipe=recipe, input=prepared), here)
+
+
+def _input(source: PictureSet, model: str, recipe: Recipe, start: Start | None) -> Prepared:
+    """How pictures are prepared: as trained weights have it, else by the network and the data."""
+    if start is not None and start.whole:
+        return adopt(recipe.input, source, start.loaded.card, start.loaded.mean_image)
+    return prepare(recipe.input, source, takes_of(model))
+
+
+def _with_speed(plan: Plan, here: Here) -> Plan:
+    """What the recipe leaves open of its speed settings, by rules."""
+    train = plan.source.splits["train"]
+    settings, speed = rules(plan.recipe, plan.input.preprocessing, train, here)
+    left_open = tuple(name for name in Settings._fields if name not in stated(plan.recipe))
+    recipe = plan.recipe.model_copy(update=settings._asdict())
+    return replace(plan, recipe=recipe, left_open=left_open, speed=speed if left_open else "")
+
+
+def open_pictures(request: Request, validation: int | None) -> PictureSet:
+    """The pictures that are asked for, or that the user has made.
+
+    Raises:
+        InputError: there are none.
+    """
+    if isinstance(request.data, PictureSet):
+        if request.exclude:
+            raise InputError("exclude goes with a folder; leave pictures out of your own set")
+        return request.data
+    return open_source(
+        str(request.data),
+        data_dir=request.folder,
+        download=request.download,
+        validation=validation,
+        exclude=request.exclude,
+    )
+
+
+def same_plan(shared: dict[str, Any], request: Request, here: Here) -> Plan:
     """The plan of another process, on this one's copy of the data.
 
     Raises:
         InputError: this process sees no data there, or others.
     """
     recipe = Recipe.model_validate(shared["recipe"])
-    source = open_source(
-        shared["data"],
-        data_dir=None if shared["data_dir"] is None else Path(shared["data_dir"]),
-        validation=recipe.validation,
-        exclude=shared["excluded"],
-    )
+    asked = request
+    if not isinstance(request.data, PictureSet):
+        asked = Request(shared["data"], data_dir=shared["data_dir"], exclude=shared["excluded"])
+    source = open_pictures(asked, recipe.validation)
     if source.fingerprint != shared["fingerprint"]:
         raise InputError(
             f"data {shared['data']}: {socket.gethostname()} has other pictures there than the "
@@ -103,181 +185,42 @@ def same_plan(shared: dict[str, Any]) -> Plan:
         start = read_start(begun["path"], model, whole=begun["whole"])
         if start.sha256 != begun["sha256"]:
             raise InputError(f"{begun['path']}: {socket.gethostname()} has another file there")
-    excluded = tuple(shared["excluded"])
-    return Plan(shared["data"], shared["data_dir"], excluded, model, recipe, source, (), start)
+    return complete(asked, here, source, model, recipe, start)
 
 
-def new_plan(
-    data: str | None,
-    model: str | None,
-    recipe: str | None,
-    changes: dict[str, Any] | None,
-    data_dir: str | Path | None,
-    download: bool,
-    exclude: Collection[str],
-    reporter: Reporter,
-    *,
-    weights: str | None = None,
-    init_from: str | None = None,
-    device: str = "cpu",
-) -> Plan:
-    """Settle a new run: read the data, choose what the user left open, and say so.
-
-    Raises:
-        InputError: words or data are off; nothing has been written.
-        WorkError: weights of others could not be fetched.
-    """
-    if data is None:
-        raise InputError("name the data to train on: a folder of pictures, or a data set")
-    if weights is not None and init_from is not None:
-        raise InputError("--init-from copies layers, --weights takes all: give one of them")
-    changes = changes or {}
-    if model is not None and ":" not in model:
-        get_architecture(model)  # a wrong name is said before the data are read
-    held_out = None
-    if "validation" in changes:  # any recipe refuses what is no count
-        held_out = load_recipe("quick", {"validation": changes["validation"]}).validation
-    if recipe is not None and held_out is None:
-        held_out = load_recipe(recipe, changes).validation
-    source = open_source(
-        data,
-        data_dir=None if data_dir is None else Path(data_dir),
-        download=download,
-        validation=held_out,
-        exclude=exclude,
-    )
-    if init_from is not None:
-        start = read_start(init_from, None, whole=False)
-    else:
-        weights = weights or _consented(source, model, recipe, download)
-        start = None if weights is None else _pretrained(weights, model, device)
-    card = start.loaded.card if start is not None and start.whole else None
-    choice = choose(source, model, recipe, changes, card, device)
-    for line in (*source.notes, *choice.words):
-        reporter.message(line)
-    where = None if data_dir is None else str(data_dir)
-    return Plan(
-        data, where, tuple(exclude), choice.model, choice.recipe, source, choice.words, start
-    )
+def share(plan: Plan) -> dict[str, Any]:
+    """What another process needs in order to make the same plan."""
+    about = plan.about()
+    wanted = {key: about[key] for key in ("data_dir", "excluded", "model", "fingerprint", "start")}
+    return {**wanted, "data": plan.data, "recipe": plan.recipe.model_dump(mode="json")}
 
 
-def _consented(
-    source: PictureSet, model: str | None, recipe: str | None, download: bool
-) -> str | None:
-    """Whether weights may be fetched: for a folder of photographs that nobody has a recipe for."""
-    known = model is None or model in TORCHVISION.values()
-    photographs = source.root is not None and source.splits["train"].files is not None
-    return "imagenet" if download and known and recipe is None and photographs else None
+def held_out(request: Request) -> int | None:
+    """How many pictures the words hold out for validation; None: as many as the source does."""
+    if "validation" in request.changes:  # any recipe refuses what is no count
+        said = {"validation": request.changes["validation"]}
+        return load_recipe("quick", said).validation
+    if request.recipe is None:
+        return None
+    return load_recipe(request.recipe, dict(request.changes)).validation
 
 
-def _pretrained(weights: str, model: str | None, device: str) -> Start:
-    if model is None and is_torchvision(weights):
+def _start(request: Request, source: PictureSet, device: str) -> Start | None:
+    """The weights to start from, as the user said or may have meant."""
+    if request.init_from is not None:
+        return read_start(request.init_from, None, whole=False)
+    weights = request.weights or _consented(request, source)
+    if weights is None:
+        return None
+    model = request.model
+    if model is None and is_torchvision(str(weights)):
         model = PRETRAINED.get(device, PRETRAINED["cpu"])
     return read_start(weights, model, whole=True)
 
 
-def old_plan(
-    run: Run,
-    data: str | None,
-    model: str | None,
-    recipe: str | None,
-    changes: dict[str, Any] | None,
-    data_dir: str | Path | None,
-    exclude: Collection[str] = (),
-    *,
-    weights: str | None = None,
-    init_from: str | None = None,
-) -> Plan:
-    """The plan of an existing run; what the user says again must be what the run was begun with.
-
-    Raises:
-        InputError: another data set, model or recipe, other weights to start from, or data that
-            changed; the field is named.
-    """
-    about, settled = run.read_about(), run.read_recipe()
-    if data is not None and not _same_place(data, about):
-        raise InputError(f"--resume {run.path}: its data is {about['name']}, not {data}")
-    asked: dict[str, Any] = {} if model is None else {"model": model}
-    if exclude:
-        asked["excluded"] = sorted(exclude)
-    if recipe is not None or changes:
-        base = settled.model_dump() if recipe is None else load_recipe(recipe).model_dump()
-        wanted = build_recipe(recipe or "of the run", base, changes)
-        asked["recipe"] = fields_of(wanted)
-    begun = {**run.identity(), "excluded": sorted(about["excluded"])}
-    for difference in differences(begun, asked):
-        raise InputError(f"--resume {run.path}: its {difference}")
-    where = about["data_dir"] if data_dir is None else str(data_dir)
-    source = open_source(
-        about["name"],
-        data_dir=None if where is None else Path(where),
-        validation=settled.validation,
-        exclude=about["excluded"],
-    )
-    start = _start_again(run, about, weights, init_from)
-    excluded = tuple(about["excluded"])
-    plan = Plan(about["name"], where, excluded, about["model"], settled, source, (), start)
-    for difference in differences(begun, plan.identity()):
-        raise InputError(
-            f"--resume {run.path}: data {about['name']} changed since the run began: {difference}"
-        )
-    return plan
-
-
-def _start_again(
-    run: Run, about: dict[str, Any], weights: str | None, init_from: str | None
-) -> Start | None:
-    """The weights that the run was begun with, from where they were or where they are said to be.
-
-    Raises:
-        InputError: they are gone, or others.
-    """
-    begun = about.get("start")
-    for flag, said, whole in (("--weights", weights, True), ("--init-from", init_from, False)):
-        if said is not None and (begun is None or begun["whole"] is not whole):
-            raise InputError(f"--resume {run.path}: was begun without {flag}")
-    if begun is None:
-        return None
-    flag = "--weights" if begun["whole"] else "--init-from"
-    path = weights or init_from or begun["path"]
-    try:
-        start = read_start(path, about["model"], whole=begun["whole"])
-    except InputError as error:
-        raise InputError(f"--resume {run.path}: {error}; {flag} FILE says where it is") from error
-    if start.sha256 != begun["sha256"]:
-        raise InputError(
-            f"--resume {run.path}: was begun with the {flag} of SHA-256 {begun['sha256'][:16]}, "
-            f"{path} has {start.sha256[:16]}"
-        )
-    return start._replace(path=begun["path"])
-
-
-def newest_run(folder: Path, wanted: dict[str, Any], reporter: Reporter) -> Run | None:
-    """The run in a folder that was written to last, of those that are whole and as wanted.
-
-    A finished one counts, as does one that was stopped before its first checkpoint: going on with
-    the former scores it again, with the latter begins it again.
-
-    Args:
-        folder: of run folders.
-        wanted: fields of `Plan.identity` that it must agree with.
-        reporter: told of each that agrees but cannot be gone on with.
-    """
-    for run in Run.begun(folder):
-        try:
-            if any(differences(run.identity(), wanted)):
-                continue
-            load_checkpoint(run.checkpoints)
-        except (InputError, WorkError) as error:
-            reporter.message(f"--resume auto: passed over {run.path}: {error}")
-        else:
-            return run
-    return None
-
-
-def _same_place(data: str, about: dict[str, Any]) -> bool:
-    """Whether the user's word means the run's data: photos/ is photos."""
-    root = about["root"]
-    return data == about["name"] or (
-        root is not None and Path(data).resolve() == Path(root).resolve()
-    )
+def _consented(request: Request, source: PictureSet) -> str | None:
+    """Whether weights may be fetched: for a folder of photographs that nobody has a recipe for."""
+    known = request.model is None or request.model in TORCHVISION.values()
+    photographs = source.root is not None and source.splits["train"].files is not None
+    wanted = request.download and known and request.recipe is None and photographs
+    return "imagenet" if wanted else None

@@ -60,6 +60,19 @@ class Silent:
         """Nothing."""
 
 
+class Passing:
+    """Passes all on to another reporter; for those that want to see it too."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self.shown = shown
+        self.start, self.batch = shown.start, shown.batch
+        self.message, self.close = shown.message, shown.close
+
+    def epoch(self, row: Row, epochs: int) -> None:
+        """See `Reporter`."""
+        self.shown.epoch(row, epochs)
+
+
 class Bars:
     """A rich progress bar with images/s and the time left, a line an epoch above it.
 
@@ -111,13 +124,9 @@ class Bars:
 
     def epoch(self, row: Row, epochs: int) -> None:
         """See `Reporter`."""
-        parts = [
-            f"epoch {row['epoch']}/{epochs}",
-            f"train loss {row['train_loss']:.4f} error {100 - 100 * (row['train_top1'] or 0):.2f}%",
-        ]
-        if row["eval_top1"] is not None:
-            error = 100 - 100 * row["eval_top1"]
-            parts.append(f"validation loss {row['eval_loss']:.4f} error {error:.2f}%")
+        parts = [f"epoch {row['epoch']}/{epochs}", f"train {_in_words(row, 'train_')}"]
+        if row["eval_loss"] is not None:
+            parts.append(f"validation {_in_words(row, 'eval_')}")
         parts.append(f"lr {row['lr']:.4g}")
         parts.append(f"{row['images_per_s']:,.0f} images/s")
         self.message("  ".join(parts))
@@ -132,3 +141,11 @@ class Bars:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _in_words(row: Row, prefix: str) -> str:
+    """The figures of a row that begin so; of classification the loss and the error."""
+    known = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+    if (top1 := known.get("top1")) is not None:
+        return f"loss {known['loss']:.4f} error {100 - 100 * top1:.2f}%"
+    return " ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None)

@@ -212,6 +212,7 @@ class Span(Block):
 class Recipe(Block):
     """A whole recipe; see the package's `recipes/` for those of the papers."""
 
+    task: str = "classification"  # or package.module:factory (deepen.training.task)
     length: Length
     batch_size: int = Field(default=128, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -228,6 +229,9 @@ class Recipe(Block):
     validation: int | None = Field(
         default=None, ge=0
     )  # pictures held out of training; None: the source's
+    scored: Literal["val", "test"] = "val"
+    """The split that is scored after each epoch: `val`, which the epoch is chosen on; or `test`, as
+    papers plot it: then nothing is chosen, and the last epoch counts."""
     early_stopping: int | None = Field(
         default=None, ge=1
     )  # epochs without a better one on validation
@@ -248,14 +252,15 @@ class Recipe(Block):
             raise ValueError("mix does not go with loss.name: map")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate: more parts than the {self.batch_size} of batch_size")
-        if self.validation == 0:
+        if self.validation == 0 or self.scored == "test":
+            without = "validation is 0" if self.validation == 0 else "scored is test"
             needs = {
                 "early_stopping": self.early_stopping is not None,
                 "schedule.name: plateau": self.schedule.name == "plateau",
             }
             for key, used in needs.items():
                 if used:
-                    raise ValueError(f"{key} needs validation pictures, but validation is 0")
+                    raise ValueError(f"{key} needs validation pictures, but {without}")
         for dotted in self.search:
             _check_key(dotted)
         return self

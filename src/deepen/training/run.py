@@ -26,22 +26,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from deepen.errors import InputError, WorkError
 from deepen.files import write_whole
-from deepen.training.identity import identity
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe, load_recipe
-
-COLUMNS: tuple[str, ...] = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_top1",
-    "eval_loss",
-    "eval_top1",
-    "eval_top5",
-    "images_per_s",
-    "seconds",
-)
 
 
 class Run:
@@ -52,8 +38,22 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.scores = path / "scores.json"
 
+    def weights(self, name: str) -> Path:
+        """Of the "best" epoch or of the "last"."""
+        return self.path / f"{name}.safetensors"
+
     @classmethod
-    def create(cls, output: Path | None, stem: str) -> Run:
+    def begin(
+        cls, output: str | Path | None, stem: str, about: dict[str, Any], recipe: Recipe
+    ) -> Run:
+        """A new run with data.json and recipe.yaml; the rest is as for `create`."""
+        run = cls.create(output, stem)
+        run.write_json("data.json", about)
+        run.write_recipe(recipe)  # last: with it the run has begun
+        return run
+
+    @classmethod
+    def create(cls, output: str | Path | None, stem: str) -> Run:
         """A new folder: `output` itself, or the next free runs/<stem>-<number>.
 
         Raises:
@@ -61,6 +61,7 @@ class Run:
             WorkError: the folder cannot be made.
         """
         if output is not None:
+            output = Path(output)
             if output.exists() and not (output.is_dir() and _unbegun(output)):
                 raise InputError(f"--output {output}: exists; name a new folder, or use --resume")
             try:
@@ -137,16 +138,6 @@ class Run:
             raise InputError(f"{path}: is damaged (it lacks fields)")
         return about
 
-    def identity(self) -> dict[str, Any]:
-        """What it trains on what, to be compared.
-
-        Raises:
-            InputError: data.json or recipe.yaml is missing or damaged.
-        """
-        about, recipe = self.read_about(), self.read_recipe()
-        start = (about.get("start") or {}).get("sha256")
-        return identity(about["model"], about["classes"], about["fingerprint"], recipe, start)
-
     def write_json(self, name: str, document: Any) -> None:
         """A document of the run, environment.json say."""
         write_whole(self.path / name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -156,9 +147,9 @@ class Run:
         return json.loads((self.path / name).read_text("utf-8"))
 
     def write_metrics(self, history: list[Row]) -> None:
-        """metrics.csv: a line an epoch; None is an empty cell."""
+        """metrics.csv: a line an epoch, one at least; None is an empty cell."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_whole(self.path / "metrics.csv", text.getvalue())
@@ -212,8 +203,8 @@ class Board:
         """Every column of a row, at its step."""
         values = [
             Summary.Value(tag=name, simple_value=value)
-            for name in COLUMNS[2:]
-            if (value := row[name]) is not None
+            for name, value in row.items()
+            if name not in ("epoch", "step") and value is not None
         ]
         self._write(step=row["step"], summary=Summary(value=values))
 

@@ -17,17 +17,17 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
+from deepen.training.build import build
 from deepen.training.environment import write_environment
-from deepen.training.identity import differences
 from deepen.training.loop import fit
-from deepen.training.parts import assemble
-from deepen.training.plan import Plan
-from deepen.training.progress import Reporter, Row, Silent
+from deepen.training.plan import Plan, varied
+from deepen.training.progress import Passing, Reporter, Row
 from deepen.training.recipe import Recipe, Span, build_recipe
+from deepen.training.request import Here
+from deepen.training.resume import differences, identity
 from deepen.training.run import Run
+from deepen.training.task import Task, task_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -49,7 +49,6 @@ class Order(NamedTuple):
         folder: of the search; trials lie in `trials/`.
         storage: URL of a database, or None for the folder's own.
         study: its name there.
-        command: kept with each trial.
     """
 
     plan: Plan
@@ -58,12 +57,12 @@ class Order(NamedTuple):
     folder: Path
     storage: str | None
     study: str
-    command: str
 
     def identity(self) -> dict[str, Any]:
         """What a storage must have been filled with, to go on with it."""
         space = {key: span.model_dump(mode="json") for key, span in self.space.items()}
-        return {**self.plan.identity(), "space": space, "pruner": self.pruner}
+        plan = identity(self.plan.about(), self.plan.recipe)
+        return {**plan, "space": space, "pruner": self.pruner}
 
 
 class Tried(NamedTuple):
@@ -130,9 +129,7 @@ def _spans(space: dict[str, Span]) -> str:
     return "; ".join(words)
 
 
-def search(
-    order: Order, trials: int, device: torch.device, workers: int | None, reporter: Reporter
-) -> Found:
+def search(order: Order, trials: int, here: Here) -> Found:
     """Run trials until so many have finished (pruned ones count), and hand back what was found.
 
     The first tries the recipe as it stands, where that lies within the space.
@@ -153,15 +150,13 @@ def search(
     if not study.trials and _within(defaults, order.space):
         study.enqueue_trial(defaults)
     elif not study.trials:
-        reporter.message("the recipe's own setting lies outside the space: not tried first")
+        here.reporter.message("the recipe's own setting lies outside the space: not tried first")
     while len(_in_state(study, "COMPLETE", "PRUNED", "RUNNING")) < trials:
-        _one_trial(study, order, device, workers, reporter)
+        _one_trial(study, order, here)
     return _found(study, order)
 
 
-def _one_trial(
-    study: Study, order: Order, device: torch.device, workers: int | None, reporter: Reporter
-) -> None:
+def _one_trial(study: Study, order: Order, here: Here) -> None:
     study.sampler = _sampler(order.plan.recipe.seed, study)
     taken: list[int] = []
 
@@ -169,8 +164,8 @@ def _one_trial(
         taken.append(trial.number)
         values = {key: _suggest(trial, key, span) for key, span in order.space.items()}
         said = ", ".join(f"{key} {_short(value)}" for key, value in values.items())
-        reporter.message(f"trial {trial.number}: {said}")
-        return _train(trial, values, order, device, workers, reporter)
+        here.reporter.message(f"trial {trial.number}: {said}")
+        return _train(trial, values, order, here)
 
     try:
         study.optimize(objective, n_trials=1)
@@ -179,73 +174,50 @@ def _one_trial(
             _queue(study, study.trials[number])
         raise type(error)(f"{error}; the search goes on with --resume {order.folder}") from error
     last = study.trials[taken[0]]
-    reporter.message(f"trial {last.number}: {last.state.name.lower()}, best {_top1(last):.4f}")
+    here.reporter.message(f"trial {last.number}: {last.state.name.lower()}, best {_top1(last):.4f}")
 
 
-def _train(
-    trial: Trial,
-    values: dict[str, Any],
-    order: Order,
-    device: torch.device,
-    workers: int | None,
-    reporter: Reporter,
-) -> float:
+def _train(trial: Trial, values: dict[str, Any], order: Order, here: Here) -> float:
     """Train one setting; top-1 of its best epoch on the validation pictures."""
     recipe = build_recipe("of the search", order.plan.recipe.model_dump(), values)
-    plan = order.plan._replace(recipe=recipe)
-    parts = assemble(plan, device, workers, Silent())  # speed settings: said once is enough
-    run = Run.create(order.folder / "trials" / f"{trial.number:04d}", "")
-    run.write_json("data.json", parts.plan.about())
-    run.write_recipe(parts.plan.recipe)
+    plan = varied(order.plan, recipe, here)
+    judged = _Judged(here.reporter, trial, task_of(recipe, plan.source.classes))
+    job = build(plan, here.watched(judged))
+    folder = order.folder / "trials" / f"{trial.number:04d}"
+    run = Run.begin(folder, "", plan.about(), recipe)
     began = time.time()
-    write_environment(run, device, began, order.command)
+    write_environment(run, here, began)
     trial.set_user_attr("run", run.path.as_posix())
     try:
-        state = fit(parts.job(run), _Judged(reporter, trial))
+        state = fit(job, run)
     except Diverged as error:
-        reporter.message(f"trial {trial.number}: {error}")
+        here.reporter.message(f"trial {trial.number}: {error}")
         return 0.0
-    write_environment(run, device, began, order.command, seconds=time.time() - began)
-    return state.best_top1
+    write_environment(run, here, began, time.time() - began)
+    return 0.0 if state.best is None else job.task.rank(state.best)[0]
 
 
-class _Judged:
-    """A reporter that hands each epoch's validation score to Optuna, and stops where it says so."""
+class _Judged(Passing):
+    """Hands each epoch's validation score to Optuna as well, and stops where it says so."""
 
-    def __init__(self, reporter: Reporter, trial: Trial) -> None:
-        self.reporter, self.trial = reporter, trial
-        self.best = (-1.0, float("inf"))
-
-    def start(self, total_images: int, done_images: int) -> None:
-        """See `Reporter`."""
-        self.reporter.start(total_images, done_images)
-
-    def batch(self, images: int, loss: float) -> None:
-        """See `Reporter`."""
-        self.reporter.batch(images, loss)
+    def __init__(self, shown: Reporter, trial: Trial, task: Task) -> None:
+        super().__init__(shown)
+        self.trial, self.task = trial, task
+        self.best: Row | None = None
 
     def epoch(self, row: Row, epochs: int) -> None:
         """See `Reporter`."""
         import optuna
 
-        self.reporter.epoch(row, epochs)
-        top1, loss, number = row["eval_top1"], row["eval_loss"], row["epoch"]
-        assert top1 is not None and loss is not None and number is not None
-        if (top1, -loss) > (self.best[0], -self.best[1]):
-            self.best = top1, loss
-            self.trial.set_user_attr("loss", loss)
+        super().epoch(row, epochs)
+        number = int(row["epoch"] or 0)
+        if self.task.better(row, self.best):
+            self.best = row
+            self.trial.set_user_attr("loss", row["eval_loss"])
         self.trial.set_user_attr("epochs", number)
-        self.trial.report(top1, int(number))
+        self.trial.report(self.task.rank(row)[0], number)
         if number < epochs and self.trial.should_prune():
             raise optuna.TrialPruned
-
-    def message(self, text: str) -> None:
-        """See `Reporter`."""
-        self.reporter.message(text)
-
-    def close(self) -> None:
-        """See `Reporter`."""
-        self.reporter.close()
 
 
 def _open(order: Order) -> Study:

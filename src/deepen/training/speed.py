@@ -16,10 +16,13 @@ import torch
 from torch import nn
 
 from deepen.data.augment import Augmentation
-from deepen.data.loader import Batches
+from deepen.data.loader import stay_on_device
+from deepen.data.preprocess import Preprocessing
+from deepen.data.sources import Split
 from deepen.training.recipe import Recipe
+from deepen.training.request import Here
 
-PHOTO_PX = 96
+ARITHMETIC_PX = 96
 """Networks for pictures of this size and more are bound by arithmetic on a GPU."""
 
 
@@ -27,7 +30,7 @@ PHOTO_PX = 96
 _CAPTURED = {
     *("length", "batch_size", "seed", "optimizer", "schedule", "loss", "augment", "input"),
     *("validation", "early_stopping", "clip_norm", "max_bad_pictures", "search", "init"),
-    *("channels_last", "amp", "compile", "cuda_graph"),
+    *("channels_last", "amp", "compile", "cuda_graph", "scored"),
 }
 _CAPTURED_KINDS = {"sgd", "adamw", "cross_entropy", "map"}
 
@@ -70,14 +73,17 @@ def settings_of(recipe: Recipe) -> Settings:
     return Settings(**stated(recipe))
 
 
-def rules(recipe: Recipe, train: Batches, device: torch.device) -> tuple[Settings, str]:
-    """The settings for a network of this recipe on these batches, and the reasons in a line.
+def rules(
+    recipe: Recipe, preprocessing: Preprocessing, train: Split, here: Here
+) -> tuple[Settings, str]:
+    """The settings for a network of this recipe on these pictures, and the reasons in a line.
 
     What the recipe states is kept.
     """
+    device = here.place
     is_cuda = device.type == "cuda"
-    photos = min(train.preprocessing.size_px) >= PHOTO_PX
-    no_graph = why_no_graph(recipe, train)
+    photos = min(preprocessing.size_px) >= ARITHMETIC_PX
+    no_graph = why_no_graph(recipe, train, here.processes.size)
     chosen = Settings(
         channels_last=device.type in ("cpu", "cuda"),
         amp=is_cuda and photos and torch.cuda.is_bf16_supported(including_emulation=False),
@@ -98,15 +104,15 @@ def rules(recipe: Recipe, train: Batches, device: torch.device) -> tuple[Setting
     return settled, f"speed: {settled} ({'; '.join(said) or 'as the recipe says'})"
 
 
-def why_no_graph(recipe: Recipe, train: Batches) -> str | None:
+def why_no_graph(recipe: Recipe, train: Split, processes: int) -> str | None:
     """What keeps the steps from being captured, in words; None where nothing does."""
     augment = recipe.augment
     shifts = Augmentation(crop=augment.crop, pad_px=augment.pad_px, flip=augment.flip)
-    if not train.resident:
+    if not stay_on_device(train, augment):
         return "pictures that do not lie on the device cannot be in a graph"
-    if train.world_size > 1:
+    if processes > 1:
         return "several processes cannot share a graph"
-    if train.num_images < train.batch_size:
+    if len(train) < recipe.batch_size:
         return "there is no full batch to be captured"
     if augment != shifts:
         return "augmentation by more than shifts and flips cannot be in a graph"

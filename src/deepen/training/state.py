@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 import platform
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from deepen.data.preprocess import decoder
-from deepen.training.averages import Averages
 from deepen.training.progress import Row
-from deepen.training.speed import Settings
+from deepen.training.recipe import Recipe
+from deepen.training.request import Here
+from deepen.training.speed import settings_of
+
+if TYPE_CHECKING:
+    from deepen.training.step import Step
+    from deepen.training.task import Task
+
+Plain = dict[str, Any]
+"""As JSON has it."""
 
 
 @dataclass
@@ -25,11 +33,10 @@ class State:
         epoch: passes finished.
         batch: batches done of the pass under way.
         step: optimizer steps taken in all.
-        loss_sum: of the pass under way, over its pictures; so are `correct` and `images`.
+        loss_sum: of the pass under way, over its pictures; so are `sums` and `images`.
+        sums: of the task's figures.
         seconds: spent on training in the pass under way.
-        best_epoch: with the best validation top-1 so far (the smaller loss where equal), 0 before.
-        best_top1: that share, in 0..1.
-        best_loss: the loss beside it.
+        best_epoch: that was the best so far, 0 before.
         stopped_early: no epoch had been the best for long enough.
         history: a row of metrics.csv for each finished pass.
         bad: pictures that could not be decoded, with the reason.
@@ -40,51 +47,70 @@ class State:
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
     best_epoch: int = 0
-    best_top1: float = -1.0
-    best_loss: float = float("inf")
     stopped_early: bool = False
     history: list[Row] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
     num_bad_training: int = 0
 
-    def begin_epoch(self) -> None:
-        """Clear the sums of the pass that has just ended."""
-        self.batch, self.loss_sum, self.correct, self.images, self.seconds = 0, 0.0, 0, 0, 0.0
+    @property
+    def best(self) -> Row | None:
+        """The best epoch's row of metrics."""
+        return self.history[self.best_epoch - 1] if self.best_epoch else None
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Loss and the task's figures of the pass under way, averaged over its pictures."""
+        sums = {"loss": self.loss_sum, **self.sums}
+        return {name: total / max(1, self.images) for name, total in sums.items()}
+
+    def choose(self, row: Row, task: Task, recipe: Recipe) -> None:
+        """Whether the epoch of this row is the best so far, and whether to go on.
+
+        Nothing is chosen on the test pictures, where those are what is scored.
+        """
+        if recipe.scored == "test":
+            return
+        if task.better(row, self.best):
+            self.best_epoch = self.epoch + 1
+        waited = self.epoch + 1 - self.best_epoch
+        self.stopped_early = recipe.early_stopping is not None and waited >= recipe.early_stopping
+
+    def next_epoch(self, row: Row) -> None:
+        """A pass has ended, and this is its row; the sums are of the next one."""
+        self.history.append(row)
+        self.epoch += 1
+        self.batch, self.loss_sum, self.sums, self.images, self.seconds = 0, 0.0, {}, 0, 0.0
 
 
-def machine(device: torch.device, settings: Settings, processes: int) -> dict[str, Any]:
+def machine(recipe: Recipe, here: Here) -> Plain:
     """What bits depend on beside the recipe and the data; a resume elsewhere is not bit-exact."""
+    device = here.place
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        **settings._asdict(),
+        **settings_of(recipe)._asdict(),
         "decoder": decoder(),
-        "processes": processes,
+        "processes": here.processes.size,
     }
 
 
-def pack(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler,
-    averages: Averages | None,
-    state: State,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack(step: Step, scheduler: LRScheduler, state: State) -> tuple[dict[str, Tensor], Plain]:
     """Tensors and plain JSON of all that an exact resume needs."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    if averages is not None:
-        averaged = averages.model.state_dict()
+    tensors = {f"model.{name}": value for name, value in step.network.state_dict().items()}
+    if step.averages is not None:
+        averaged = step.averages.model.state_dict()
         tensors |= {f"averages.{name}": value for name, value in averaged.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    packed = optimizer.state_dict()
+    packed = step.optimizer.state_dict()
     for index, values in packed["state"].items():
         for name, value in values.items():
             if value is not None:
@@ -97,25 +123,18 @@ def pack(
     return {name: value.detach().cpu() for name, value in tensors.items()}, plain
 
 
-def unpack(
-    tensors: dict[str, Tensor],
-    plain: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler,
-    averages: Averages | None,
-) -> State:
+def unpack(tensors: dict[str, Tensor], plain: Plain, step: Step, scheduler: LRScheduler) -> State:
     """Put a checkpoint back into freshly built parts; the inverse of `pack`."""
-    unpack_model(tensors, model)
-    if averages is not None:
-        averages.model.load_state_dict(_under("averages.", tensors))
+    unpack_model(tensors, step.network)
+    if step.averages is not None:
+        step.averages.model.load_state_dict(_under("averages.", tensors))
     by_parameter: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             by_parameter.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": by_parameter, "param_groups": plain["optimizer"]})
-    for parameter, values in optimizer.state.items():
+    step.optimizer.load_state_dict({"state": by_parameter, "param_groups": plain["optimizer"]})
+    for parameter, values in step.optimizer.state.items():
         for key, value in values.items():
             if value.shape == parameter.shape:  # as dense in memory as it was: channels last too
                 values[key] = torch.empty_like(parameter).copy_(value)
@@ -123,7 +142,16 @@ def unpack(
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-    return State(**plain["progress"])
+    return State(**_of_today(plain["progress"]))
+
+
+def _of_today(progress: Plain) -> Plain:
+    """Version 0.1.0 knew classification alone: `correct`, and copies of the best row's figures."""
+    if "correct" not in progress:
+        return progress
+    progress = dict(progress)
+    correct, _, _ = (progress.pop(key) for key in ("correct", "best_top1", "best_loss"))
+    return {**progress, "sums": {"top1": correct} if progress["images"] else {}}
 
 
 def unpack_model(tensors: dict[str, Tensor], model: nn.Module) -> None:

@@ -1,0 +1,176 @@
+"""What a plan becomes: the network on its device, the batches that feed it, its card."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import deepen
+from deepen.data.loader import Batches
+from deepen.data.sources import Split, SplitName
+from deepen.errors import InputError
+from deepen.evaluation.protocols import describe_one_crop
+from deepen.training.choice import size_in_words
+from deepen.training.finetuning import freeze
+from deepen.training.initialization import build_network
+from deepen.training.plan import Plan
+from deepen.training.progress import Row
+from deepen.training.recipe import Recipe
+from deepen.training.request import Here
+from deepen.training.resume import identity
+from deepen.training.speed import amp_warning, settings_of, why_no_graph
+from deepen.training.task import Task, task_of
+from deepen.weights import Card, save_weights
+
+EVALUATION_BATCHES = 8
+"""Small pictures are evaluated so many batches at once on a GPU: no activation is kept there."""
+
+
+def _kept_nowhere(path: Path, network: nn.Module, row: Row) -> None:
+    """Of a job that is not to leave weights."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What runs: the loop needs a job and a folder.
+
+    Attributes:
+        network: on its device; its weights are trained in place.
+        recipe: how.
+        task: what is learned.
+        train: batches of the training pictures.
+        validation: batches that are scored after each epoch, if any.
+        here: where it runs, and who watches.
+        keep: writes a network to a file, with the scores of this row in its card.
+        identity: what a checkpoint to go on from must agree with.
+        notes: where the first weights come from, and how large the network is, in words.
+    """
+
+    network: nn.Module
+    recipe: Recipe
+    task: Task
+    train: Batches
+    validation: Batches | None
+    here: Here
+    keep: Callable[[Path, nn.Module, Row], None] = _kept_nowhere
+    identity: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def build(plan: Plan, here: Here) -> Job:
+    """Build the network from the recipe's seed, and what feeds it.
+
+    Raises:
+        InputError: the recipe asks for something that these data or this device cannot have.
+    """
+    recipe, source, preprocessing = plan.recipe, plan.source, plan.input.preprocessing
+    settings = settings_of(recipe)
+    no_graph = why_no_graph(recipe, source.splits["train"], here.processes.size)
+    if settings.cuda_graph and no_graph:
+        raise InputError(f"cuda_graph: {no_graph}")
+    torch.manual_seed(recipe.seed)
+    network, origin = build_network(
+        plan.model,
+        source.classes,
+        preprocessing.channels,
+        preprocessing.size_px,
+        recipe.init,
+        plan.start,
+    )
+    network = network.to(here.place)
+    freeze(network, recipe.finetune.freeze)
+    if settings.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if warning := amp_warning(settings, here.place):
+        here.reporter.message(warning)
+
+    scored: SplitName = recipe.scored
+
+    def keep(path: Path, network: nn.Module, row: Row) -> None:
+        scores = {k.removeprefix("eval_"): v for k, v in row.items() if k[:5] == "eval_" and v}
+        words = protocol(plan, scored, len(source.splits[scored])) if scores else ""
+        written = card(plan, origin, words, scores, int(row["epoch"] or 0))
+        save_weights(path, network, written, plan.input.mean_image)
+
+    size = size_in_words(network, (preprocessing.channels, *preprocessing.size_px), here.place.type)
+    notes = (origin, size and f"{plan.model}: {size}")
+    return Job(
+        network=network,
+        recipe=recipe,
+        task=task_of(recipe, source.classes),
+        train=batches(plan, here, "train", augmented=True),
+        validation=batches(plan, here, scored) if scored in source.splits else None,
+        here=here,
+        keep=keep,
+        identity=identity(plan.about(), recipe),
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def batches(plan: Plan, here: Here, split: SplitName, *, augmented: bool = False) -> Batches:
+    """Batches of a split; `augmented` means shuffled and augmented, for training."""
+    recipe, pictures = plan.recipe, plan.source.splits[split]
+    batch_size = recipe.batch_size
+    if not augmented and here.place.type == "cuda" and pictures.images is not None:
+        batch_size *= EVALUATION_BATCHES
+    return Batches(
+        pictures,
+        plan.input.preprocessing,
+        batch_size=batch_size,
+        augmentation=recipe.augment if augmented else None,
+        mixing=recipe.mix if augmented else None,
+        num_classes=len(plan.source.classes),
+        seed=recipe.seed,
+        shuffle=augmented,
+        workers=num_workers(here.workers, pictures),
+        cache_bytes=here.cache_bytes if augmented else 0,
+        mean_image=plan.input.mean_image,
+        device=here.place,
+        rank=here.processes.rank,
+        world_size=here.processes.size,
+    )
+
+
+def protocol(plan: Plan, split: str, num_samples: int) -> str:
+    """How a split is scored, in words."""
+    return describe_one_crop(
+        plan.input.preprocessing, data=plan.data, split=split, num_samples=num_samples
+    )
+
+
+def card(plan: Plan, origin: str, protocol: str, scores: dict[str, float], epoch: int) -> Card:
+    """The card of weights after an epoch; `origin`: where the first ones came from, in words."""
+    source, preprocessing = plan.source, plan.input.preprocessing
+    return Card(
+        architecture=plan.model,
+        num_classes=len(source.classes),
+        in_channels=preprocessing.channels,
+        input_size=preprocessing.size_px,
+        classes=source.classes,
+        preprocessing=preprocessing,
+        temperature=plan.recipe.loss.temperature,
+        protocol=protocol,
+        score=scores,
+        data=plan.data,
+        fingerprint=source.fingerprint,
+        validation=plan.recipe.validation,
+        recipe=plan.recipe.model_dump(mode="json", exclude_none=True),
+        epoch=epoch,
+        source=origin,
+        deepen_version=deepen.__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
+    )
+
+
+def num_workers(asked: int | None, split: Split) -> int:
+    """As asked; of its own accord a process for each core, for pictures that must be decoded."""
+    if asked is not None:
+        return asked
+    return 0 if split.images is not None else min(8, os.cpu_count() or 1)
