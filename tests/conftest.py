@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,25 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("deepen")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many networks ran through all promises, by what ran and what slow was left out."""
+
+    def networks(found: Iterable[pytest.Item | pytest.TestReport]) -> set[str]:
+        ids = [one.nodeid for one in found if "test_models_promises.py::" in one.nodeid]
+        return {re.split(r"[\[\]]", one)[1] for one in ids}
+
+    stats = terminalreporter.stats
+    ran = networks(
+        r for key in ("passed", "failed", "xfailed", "error") for r in stats.get(key, ())
+    )
+    left = networks(i for i in stats.get("deselected", ()) if i.get_closest_marker("slow"))
+    if ran:
+        terminalreporter.write_line(
+            f"promises: {len(ran - left)} of {len(ran | left)} networks were held to all here, "
+            f"{len(ran & left)} to those that cost little; to the rest in make test-all"
+        )
 
 
 @pytest.fixture(autouse=True)
