@@ -20,10 +20,11 @@ from PIL import Image
 
 from deepen import api
 from deepen.errors import InputError, Interrupted, Preempted, WorkError
+from deepen.training.blocks import CrossEntropy
 from deepen.training.loop import combine
 from deepen.training.optimizer import Objective
 from deepen.training.progress import Silent
-from deepen.training.recipe import Loss, load_recipe
+from deepen.training.recipe import load_recipe
 from deepen.training.speed import settings_of, stated
 from deepen.weights import load_weights
 
@@ -315,7 +316,7 @@ def test_auxiliary_losses_are_added_with_the_networks_weight():
     outputs = tuple(torch.randn(2, 3) for _ in range(3))
     model = torch.nn.Module()
     model.auxiliary_weight = 0.3
-    objective = Objective(Loss())
+    objective = Objective(CrossEntropy())
     losses = [torch.nn.functional.cross_entropy(each, labels) for each in outputs]
     logits, loss = combine(outputs, labels, objective, model)
     assert logits is outputs[0]
