@@ -25,7 +25,7 @@ from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from deepen.errors import InputError
+from deepen.errors import InputError, first_problem
 from deepen.evaluation.metrics import ClassScore, Scores
 from deepen.files import write_whole
 from deepen.report.drawing import INK, draw
@@ -199,7 +199,7 @@ def _evaluation(path: Path) -> Evaluation | None:
     try:
         return None if found is None else Evaluation.model_validate(found)
     except ValidationError as error:
-        raise InputError(f"{path}: damaged ({error.errors()[0]['msg']})") from error
+        raise InputError(f"{path}: damaged ({first_problem(error, Evaluation)})") from error
 
 
 def _recipe(path: Path) -> list[tuple[str, str]]:
