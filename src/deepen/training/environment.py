@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-import deepen
 from deepen.training.run import Run
+from deepen.version import __version__
 
 
 def write_environment(
@@ -41,7 +41,7 @@ def write_environment(
 def about_machine(device: torch.device) -> dict[str, str | int | None]:
     """Versions, machine and commit."""
     return {
-        "deepen": deepen.__version__,
+        "deepen": __version__,
         "torch": torch.__version__,
         "torchvision": version("torchvision"),  # importing it takes two seconds
         "python": platform.python_version(),

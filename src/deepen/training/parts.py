@@ -10,7 +10,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-import deepen
 from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, SplitName
@@ -29,6 +28,7 @@ from deepen.training.recipe import Recipe
 from deepen.training.run import Run
 from deepen.training.speed import Settings, amp_warning, rules, settings_of, stated, why_no_graph
 from deepen.training.tuning import measure
+from deepen.version import __version__
 from deepen.weights import Card, save_weights
 
 EVALUATION_BATCHES = 8
@@ -112,7 +112,7 @@ class Parts:
             recipe=self.plan.recipe.model_dump(mode="json", exclude_none=True),
             epoch=epoch,
             source=self.origin,
-            deepen_version=deepen.__version__,
+            deepen_version=__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
         )
 
