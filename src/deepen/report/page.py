@@ -103,7 +103,7 @@ def write_report(run: Path) -> Path:
         facts_of_machine=[(k, v) for k in MACHINE if (v := environment.get(k)) not in (None, "")],
         evaluation=evaluation,
         scores=scores,
-        interval=_wilson_interval(scores.top1, scores.num_samples) if scores else None,
+        interval=_interval(scores) if scores else None,
         by_class=_by_class(scores) if scores else [],
         matrix=_matrix(scores) if scores else None,
         confusions=_confusions(scores) if scores else [],
@@ -165,12 +165,12 @@ def _day(moment: str) -> str:
     return f"{time.day} {time:%B %Y, %H:%M} UTC"
 
 
-def _wilson_interval(share: float, num: int) -> tuple[float, float]:
-    """Where the true share lies with 95% confidence (Wilson 1927)."""
-    z = 1.96
-    centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
-    half = z / (1 + z**2 / num) * math.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _interval(scores: Scores) -> tuple[float, float]:
+    """Where the true top-1 lies with 95% confidence (Wilson 1927)."""
+    from scipy.stats import binomtest  # takes half a second
+
+    hits = round(scores.top1 * scores.num_samples)
+    return binomtest(hits, scores.num_samples).proportion_ci(method="wilson")
 
 
 # Files of the run folder
