@@ -170,7 +170,8 @@ def _interval(scores: Scores) -> tuple[float, float]:
     from scipy.stats import binomtest  # takes half a second
 
     hits = round(scores.top1 * scores.num_samples)
-    return binomtest(hits, scores.num_samples).proportion_ci(method="wilson")
+    low, high = binomtest(hits, scores.num_samples).proportion_ci(method="wilson")
+    return low, high
 
 
 # Files of the run folder
