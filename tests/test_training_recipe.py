@@ -100,11 +100,20 @@ def test_recipes_of_old_runs_are_todays(tmp_path, name):
     assert {(block, key) for block, v in now.items() if isinstance(v, dict) for key in v} <= have
 
 
-def test_what_an_old_recipe_asks_of_another_kind_is_refused():
-    old = copy.deepcopy(DUMPED["quick"])
-    old["schedule"]["gamma"] = 0.5
-    with pytest.raises(InputError, match=r"gamma goes with name: steps or plateau, not cosine"):
-        build_recipe("old", old, None)
+def test_what_an_old_run_did_not_heed_is_left_behind_and_what_a_user_writes_is_not():
+    """90cf095 took quick with AdamW, and dumped nesterov: true beside it."""
+    old = without_none(DUMPED["quick"])
+    old["optimizer"] |= {"name": "adamw", "momentum": 0.5}
+    old["schedule"] |= {"gamma": 0.96}
+    todays = load_recipe("quick", {"optimizer.name": "adamw"})
+    assert build_recipe("old", copy.deepcopy(old), None) == todays
+    with pytest.raises(InputError, match=r"momentum goes with name: sgd or rmsprop, not adamw"):
+        build_recipe("old", copy.deepcopy(old), {"optimizer.momentum": 0.5})
+    for block, words in (("optimizer", "momentum goes with"), ("schedule", "gamma goes with")):
+        said = {k: v for k, v in old[block].items() if k not in ("alpha", "patience")}
+        mine = {"length": {"epochs": 1}, block: said}
+        with pytest.raises(InputError, match=words):
+            build_recipe("mine", mine, None)
 
 
 def test_an_old_search_of_another_kinds_field_is_left_behind():

@@ -225,13 +225,13 @@ def _leave_behind(fields: dict[str, Any], changes: dict[str, Any]) -> None:
 def _of_one_kind(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Name the kind of each block, and drop the fields of other kinds that ask for nothing.
 
-    A recipe that deepen 0.1 wrote has the fields of all kinds, and may search them. Those that are
-    empty or 0, or that have their default and are not among the changes, are no one's word.
+    Those that are empty or 0, or that have their default and are not among the changes, are no
+    one's word; nor are any that an old dump has, which no training ever heeded.
 
     Raises:
         InputError: there is no such kind, or a field that asks for something belongs to another.
     """
-    plain, dropped = dict(fields), set()
+    plain, dropped, old = dict(fields), set(), _is_old_dump(fields)
     for block, several in kinds().items():
         if not isinstance(said := fields.get(block), dict):
             continue
@@ -245,7 +245,7 @@ def _of_one_kind(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
                 continue  # what no kind has is refused below, with the nearest
             stated = f"{block}.{key}" in changes
             default = several.models[having[0]].model_fields[key].default
-            if value and (stated or value != default):
+            if value and (stated or not (old or value == default)):
                 raise InputError(several.only(block, key, name))
             del said[key]
             dropped.add(f"{block}.{key}")
@@ -253,3 +253,12 @@ def _of_one_kind(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
     if isinstance(search := fields.get("search"), dict):
         plain["search"] = {key: span for key, span in search.items() if key not in dropped}
     return plain
+
+
+def _is_old_dump(fields: dict[str, Any]) -> bool:
+    """Whether a run wrote it when blocks had the fields of all their kinds: no user writes so."""
+    models = kinds()["optimizer"].models.values()
+    said = fields.get("optimizer")
+    return isinstance(said, dict) and all(
+        model.model_fields.keys() <= said.keys() for model in models
+    )
