@@ -12,16 +12,7 @@ from PIL import Image
 
 from deepen.cli import app
 
-HEAVY = (
-    "matplotlib",
-    "numpy",
-    "PIL",
-    "pydantic",
-    "sklearn",
-    "tensorboard",
-    "torch",
-    "torchmetrics",
-)
+HEAVY = ("matplotlib", "numpy", "PIL", "sklearn", "tensorboard", "torch", "torchmetrics")
 COMMAND = typer.main.get_command(app)
 VERBS = sorted(getattr(COMMAND, "commands", {}))
 
