@@ -173,6 +173,10 @@ def test_evaluate_on_a_folder_maps_classes_by_name(deepen, run, digit_files):
         ("train digits --lrr 3", "No such option: --lrr"),
         ("train digits --lr -1", "optimizer.lr: Input should be greater than 0, got -1"),
         ("train digits --set optimizer.lrr=1", "nearest: optimizer.lr"),
+        (
+            "train digits --momentum 0.9 --set optimizer.name=adamw",
+            "optimizer.momentum goes with name: sgd or rmsprop, not adamw",
+        ),
         ("train digits --set epochs", "write it as KEY=VALUE"),
         ("train digits --recipe resnet-cifr", "nearest: resnet-cifar"),
         ("train digits --validation 5000", "5,000 held out, but there are 898"),

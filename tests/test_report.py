@@ -16,7 +16,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from scipy import stats
 
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError
@@ -294,13 +293,19 @@ def test_recipe_versions_and_protocol_are_said(tmp_path):
     assert "Pictures left out" not in everything
 
 
-def test_interval_is_wilsons(tmp_path):
+@pytest.mark.parametrize(
+    ("hits", "num", "low", "high"),
+    [(81, 263, 25.53, 36.62), (15, 148, 6.24, 16.05), (0, 20, 0, 16.11), (1, 29, 0.61, 17.18)],
+)
+def test_interval_is_wilsons(tmp_path, hits, num, low, high):
+    """Newcombe 1998, table I, method 3: the score interval, without a continuity correction."""
     run = make_run(tmp_path / "run", num=153)
-    scores = read_scores(run)
-    hits = round(scores.top1 * scores.num_samples)
-    low, high = stats.binomtest(hits, scores.num_samples).proportion_ci(method="wilson")
+    document = json.loads((run / "scores.json").read_text("utf-8"))
+    document["scores"] |= {"top1": hits / num, "num_samples": num}
+    (run / "scores.json").write_text(json.dumps(document), "utf-8")
     shown = {row[0]: row[1] for row in Page(write_report(run)).tables["results"]}
-    assert shown["95% interval"] == f"{percent(low, 1)} – {percent(high, 1)}"
+    ends = [float(end.strip("% ")) for end in shown["95% interval"].split("–")]
+    assert ends == pytest.approx([low, high], abs=0.051)
 
 
 def test_commonest_confusions_are_the_largest_counts(tmp_path):

@@ -20,11 +20,12 @@ from deepen.data.loader import Batch
 from deepen.errors import InputError, Interrupted
 from deepen.models import create_model
 from deepen.training.averages import Averages
+from deepen.training.blocks import Bce, RmsProp, Sgd
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.finetuning import freeze, stages, train_mode
 from deepen.training.optimizer import Objective, build_optimizer
 from deepen.training.progress import Silent
-from deepen.training.recipe import Loss, Optimizer, load_recipe
+from deepen.training.recipe import load_recipe
 from deepen.training.step import micro_batches
 from deepen.weights import load_weights
 
@@ -261,16 +262,14 @@ def test_impossible_freezing_is_refused_before_anything_is_written(tmp_path, nam
 
 def test_rates_fall_from_the_head_to_the_stem():
     net = create_model("resnet20")
-    optimizer = build_optimizer(net, Optimizer(lr=0.1), lr_decay=0.5)
+    optimizer = build_optimizer(net, Sgd(lr=0.1), lr_decay=0.5)
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     found = {name.split(".")[0]: rates[id(p)] for name, p in net.named_parameters()}
     assert found == pytest.approx(
         {"fc": 0.1, "layer3": 0.05, "layer2": 0.025, "layer1": 0.0125, "conv1": 1 / 160,
          "bn1": 1 / 160}
     )  # fmt: skip
-    spared = build_optimizer(
-        net, Optimizer(lr=0.1, weight_decay=0.1, decay_vectors=False), lr_decay=0.5
-    )
+    spared = build_optimizer(net, Sgd(lr=0.1, weight_decay=0.1, decay_vectors=False), lr_decay=0.5)
     assert sum(len(g["params"]) for g in spared.param_groups) == len(rates)
     for group in spared.param_groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
@@ -296,20 +295,20 @@ def test_a_networks_very_own_parameter_is_in_its_first_stage():
 def test_binary_cross_entropy_is_timms():
     logits, labels = torch.randn(6, 5), torch.tensor([0, 4, 2, 2, 1, 3])
     shares = torch.rand(6, 5).softmax(1)
-    smooth = Objective(Loss(name="bce", label_smoothing=0.1))
+    smooth = Objective(Bce(label_smoothing=0.1))
     torch.testing.assert_close(
         smooth(logits, labels), BinaryCrossEntropy(smoothing=0.1)(logits, labels)
     )
-    hard = Objective(Loss(name="bce", threshold=0.2))
+    hard = Objective(Bce(threshold=0.2))
     theirs = BinaryCrossEntropy(smoothing=0.0, target_threshold=0.2)
     torch.testing.assert_close(hard(logits, shares), theirs(logits, shares))
-    plain = Objective(Loss(name="bce"))
+    plain = Objective(Bce())
     torch.testing.assert_close(plain(logits, shares), BinaryCrossEntropy(0.0)(logits, shares))
 
 
 def test_rmsprop_is_torchs_with_the_recipes_numbers():
     net = nn.Linear(2, 2)
-    spec = Optimizer(name="rmsprop", lr=0.045, alpha=0.9, eps=1.0, momentum=0.8, weight_decay=4e-5)
+    spec = RmsProp(lr=0.045, alpha=0.9, eps=1.0, momentum=0.8, weight_decay=4e-5)
     optimizer = build_optimizer(net, spec)
     assert isinstance(optimizer, torch.optim.RMSprop)
     (group,) = optimizer.param_groups
@@ -323,7 +322,7 @@ def test_rmsprop_is_torchs_with_the_recipes_numbers():
         ({"mix.mixup": 0.2, "loss.name": "map", "loss.rubbish": 1, "loss.label_smoothing": 0},
          "mix does not go with loss.name: map"),
         ({"accumulate": 65}, "accumulate: more parts than the 64 of batch_size"),
-        ({"loss.threshold": 0.2}, "loss: threshold goes with name: bce"),
+        ({"loss.threshold": 0.2}, "loss.threshold goes with name: bce, not cross_entropy"),
         ({"ema.decay": 1.0}, "ema.decay: .*less than 1"),
         ({"finetune.frezze": ["x"]}, "unknown key 'finetune.frezze'; nearest: finetune.freeze"),
         ({"mix.mixupp": 1}, "unknown key 'mix.mixupp'; nearest: mix.mixup"),

@@ -15,10 +15,11 @@ from deepen import api
 from deepen.data.sources import open_source
 from deepen.errors import InputError, Interrupted
 from deepen.models import create_model
+from deepen.training.blocks import PaperInit, PerChannel
 from deepen.training.initialization import build_network, copy_layers, read_start
 from deepen.training.prepare import adopt
 from deepen.training.progress import Silent
-from deepen.training.recipe import Init, Input, load_recipe
+from deepen.training.recipe import load_recipe
 from deepen.weights import load_weights, read_card, save_weights
 
 TINY = {"length.epochs": 1, "batch_size": 128, "validation": 100}
@@ -82,20 +83,24 @@ def test_stages_of_vgg_copy_four_convolutions_and_three_layers(name):
 def test_layers_without_counterpart_are_refused():
     a = create_model("vgg11", 4)
     for target, init, words in (
-        ("vgg13", Init(first=12, last=3), "init.first 12 and init.last 3: w has 11 weight layers"),
-        ("resnet18", Init(first=4, last=0), "features.0 fits no layer"),
-        ("resnet20", Init(), "no layer of the network has its name and shape"),
+        (
+            "vgg13",
+            PaperInit(first=12, last=3),
+            "init.first 12 and init.last 3: w has 11 weight layers",
+        ),
+        ("resnet18", PaperInit(first=4, last=0), "features.0 fits no layer"),
+        ("resnet20", PaperInit(), "no layer of the network has its name and shape"),
     ):
         with pytest.raises(InputError, match=words):
             copy_layers(a, create_model(target, 4), init, "w")
     with pytest.raises(InputError, match=r"classifier.6 does not fit classifier.6"):
-        copy_layers(a, create_model("vgg13", 5), Init(first=4, last=3), "w")
+        copy_layers(a, create_model("vgg13", 5), PaperInit(first=4, last=3), "w")
 
 
 def test_without_counts_layers_go_by_name_and_shape():
     torch.manual_seed(0)
     small, large = create_model("resnet20", 10), create_model("resnet32", 10)
-    words = copy_layers(small, large, Init(), "w").split(", ")
+    words = copy_layers(small, large, PaperInit(), "w").split(", ")
     theirs = small.state_dict()
     for key, value in large.state_dict().items():
         if key.rpartition(".")[0] in words:
@@ -163,8 +168,8 @@ def test_the_same_classes_keep_their_head(trained):
     start = read_start(trained, "lenet5_relu", whole=True)
     classes = start.loaded.card.classes
     size = start.loaded.card.input_size
-    kept, _ = build_network("lenet5_relu", classes, 1, size, Init(), start)
-    fresh, words = build_network("lenet5_relu", classes[::-1], 1, size, Init(), start)
+    kept, _ = build_network("lenet5_relu", classes, 1, size, PaperInit(), start)
+    fresh, words = build_network("lenet5_relu", classes[::-1], 1, size, PaperInit(), start)
     theirs = start.loaded.model.state_dict()
     assert all(torch.equal(theirs[key], value) for key, value in kept.state_dict().items())
     differ = [k for k, value in fresh.state_dict().items() if not torch.equal(theirs[k], value)]
@@ -215,15 +220,17 @@ def test_a_resume_wants_the_very_weights(trained, tmp_path, flag):
 def test_the_cards_preprocessing_is_taken_over_and_fitted(trained):
     card = read_card(trained)
     digits = open_source("digits")
-    same = adopt(Input(), digits, card, None)
+    same = adopt(PerChannel(), digits, card, None)
     assert same.preprocessing == card.preprocessing
-    larger = adopt(Input(size_px=40), digits, card, None).preprocessing
+    larger = adopt(PerChannel(size_px=40), digits, card, None).preprocessing
     assert larger.size_px == (40, 40)
     assert larger.mean == card.preprocessing.mean
     minus = card.preprocessing.model_copy(update={"mean_image": True})
     mean = torch.rand(*card.preprocessing.size_px, 1)
-    kept = adopt(Input(), digits, card.model_copy(update={"preprocessing": minus}), mean)
+    kept = adopt(PerChannel(), digits, card.model_copy(update={"preprocessing": minus}), mean)
     assert kept.mean_image is mean
-    other = adopt(Input(size_px=40), digits, card.model_copy(update={"preprocessing": minus}), mean)
+    other = adopt(
+        PerChannel(size_px=40), digits, card.model_copy(update={"preprocessing": minus}), mean
+    )
     assert other.mean_image is None
     assert other.preprocessing.mean == pytest.approx((mean.mean().item(),))

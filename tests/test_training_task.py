@@ -1,7 +1,7 @@
 """A task that is no classification trains, is killed, goes on and is reported; the loop knows none.
 
-The toy: where a bright dot lies and of which of three kinds it is. Its targets are dictionaries, its
-loss is the sum of two, its epochs are compared by that sum.
+The toy: where a bright dot lies and of which of three kinds it is. Its targets are dictionaries,
+its loss is the sum of two, its epochs are compared by that sum.
 """
 
 from __future__ import annotations

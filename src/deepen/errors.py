@@ -7,7 +7,12 @@ people who call the Python face can catch what they expect.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, get_args
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 
 class DeepenError(Exception):
@@ -52,3 +57,49 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6)
     hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}; {hint}")
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong with a document, in a line: `optimizer.lr: Input should be ..., got -1`.
+
+    Of several problems it is a key that nobody knows, if there is one: it says more than the one
+    that is then missing.
+
+    Args:
+        error: as pydantic raised it.
+        model: of the whole document; an unknown key gets the nearest of its fields.
+    """
+    problems = error.errors(include_url=False)
+    problem = min(problems, key=lambda p: p["type"] != "extra_forbidden")
+    path, known = _follow(problem["loc"], model)
+    where = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return str(unknown("key", where, [".".join([*path[:-1], key]) for key in known]))
+    text, given = problem["msg"].removeprefix("Value error, "), problem["input"]
+    if problem["type"] != "json_invalid" and not isinstance(given, dict) and not _models(given):
+        text += f", got {reprlib.repr(given)}"
+    return f"{where}: {text}" if where else text
+
+
+def _follow(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str], Iterable[str]]:
+    """A path as the document has it, and the keys that are known where it ends.
+
+    pydantic also writes the kinds of unions into it, which stand in no document.
+    """
+    path, blocks = [], [model]
+    for key in loc:
+        if len(blocks) > 1:
+            blocks = [b for b in blocks if key in {f.default for f in b.model_fields.values()}]
+            continue
+        if blocks or isinstance(key, int):
+            path.append(str(key))
+        if blocks and key in blocks[0].model_fields:
+            blocks = _models(blocks[0].model_fields[str(key)].annotation)
+    return path, blocks[0].model_fields if blocks else ()
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The pydantic models that a type is made of."""
+    if hasattr(kind, "model_fields"):
+        return [kind]
+    return [model for part in get_args(kind) for model in _models(part)]

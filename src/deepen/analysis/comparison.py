@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from deepen import charts
 from deepen.analysis.complexity import complexity
 from deepen.analysis.memory import in_mode, make_inputs
 from deepen.analysis.subject import Subject, subject, with_weights
@@ -158,9 +159,9 @@ def draw(rows: Sequence[Row], path: Path) -> list[str]:
 
     Raises:
         InputError: another kind of file, or no network with a published figure.
+        WorkError: it could not be written.
     """
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise InputError(f"--output {path}: the chart is an .svg or a .png")
+    charts.check_path(path)
     panels: dict[str, list[Row]] = {}
     for row in rows:
         if row.published is not None:
@@ -168,18 +169,15 @@ def draw(rows: Sequence[Row], path: Path) -> list[str]:
     if not panels:
         raise InputError("none of these networks has a published figure to draw")
 
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes a second
 
     drawn: set[str] = set()
-    with rc_context({"svg.hashsalt": "deepen", "svg.fonttype": "none"}):
+    with charts.plain():
         figure = Figure(figsize=(7.5 * len(panels), 5.5), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (data, members) in zip(axes, panels.items(), strict=True):
             drawn |= _draw_panel(axis, data, members)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
+        charts.save(figure, path)
     return [row.name for row in rows if row.name not in drawn]
 
 

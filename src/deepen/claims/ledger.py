@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from deepen.claims.formula import calls
 from deepen.claims.printed import AGREES, Relation
-from deepen.errors import InputError, unknown
+from deepen.errors import InputError, first_problem, unknown
 
 Kind = Literal[
     "parameters",  # how many, of a network or a layer
@@ -187,7 +187,7 @@ def read(text: str) -> Ledger:
     except (tomllib.TOMLDecodeError, KeyError) as error:
         raise InputError(f"claims.toml: {error}") from error
     except ValidationError as error:
-        raise InputError(f"claims.toml: {_first(error)}") from error
+        raise InputError(f"claims.toml: {first_problem(error, Ledger)}") from error
 
 
 def _merged(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -205,10 +205,5 @@ def _claim(fields: dict[str, Any]) -> Claim:
     try:
         return Claim.model_validate(fields)
     except ValidationError as error:
-        raise InputError(f"claims.toml: {fields['id']}: {_first(error)}") from error
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(map(str, problem["loc"]))
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+        problem = first_problem(error, Claim)
+        raise InputError(f"claims.toml: {fields['id']}: {problem}") from error

@@ -6,7 +6,6 @@ import sys
 
 import typer
 
-from deepen import __version__
 from deepen.cli import (
     byhand,
     claims,
@@ -29,6 +28,7 @@ from deepen.cli import (
 )
 from deepen.cli.console import complain
 from deepen.errors import DeepenError
+from deepen.version import __version__
 
 # typer keeps click to itself; what stands above its BadParameter is click's UsageError.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
+
+from deepen import charts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,13 +25,9 @@ def draw(title: str, paint: Callable[[Axes], None], *, left: float = 0.125) -> M
         paint: draws, with colours of `INK` only.
         left: share of the width that is left free for the labels of the y axis.
     """
-    import matplotlib  # takes a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes a second
 
-    # matplotlib's ids repeat from figure to figure but for those it salts.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
-        matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": title}
+    with charts.plain(title):
         figure = Figure(figsize=(520 / 72, 290 / 72))  # one unit of the SVG is 1/72 inch
         axes = figure.add_axes((left, 0.165, 0.98 - left, 0.805))
         paint(axes)
@@ -38,10 +35,8 @@ def draw(title: str, paint: Callable[[Axes], None], *, left: float = 0.125) -> M
         axes.tick_params(which="both", length=0, pad=7, labelcolor=INK["axis"])
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.spines["bottom"].set_color(INK["grid"])
-        drawing = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(drawing, format="svg", transparent=True, metadata=nothing)
-    return _inline(drawing.getvalue(), str(escape(title)))
+        drawing = charts.svg(figure)
+    return _inline(drawing, str(escape(title)))
 
 
 def _inline(svg: str, title: str) -> Markup:

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from deepen.errors import InputError
+from deepen.errors import InputError, first_problem
 from deepen.evaluation.metrics import ClassScore, Scores
 from deepen.files import write_whole
 from deepen.report.drawing import INK, draw
@@ -104,7 +104,7 @@ def write_report(run: Path) -> Path:
         facts_of_machine=[(k, v) for k in MACHINE if (v := environment.get(k)) not in (None, "")],
         evaluation=evaluation,
         scores=scores,
-        interval=_wilson_interval(scores.top1, scores.num_samples) if scores else None,
+        interval=_interval(scores) if scores else None,
         by_class=_by_class(scores) if scores else [],
         matrix=_matrix(scores) if scores else None,
         confusions=_confusions(scores) if scores else [],
@@ -166,12 +166,13 @@ def _day(moment: str) -> str:
     return f"{time.day} {time:%B %Y, %H:%M} UTC"
 
 
-def _wilson_interval(share: float, num: int) -> tuple[float, float]:
-    """Where the true share lies with 95% confidence (Wilson 1927)."""
-    z = 1.96
-    centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
-    half = z / (1 + z**2 / num) * math.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _interval(scores: Scores) -> tuple[float, float]:
+    """Where the true top-1 lies with 95% confidence (Wilson 1927)."""
+    from scipy.stats import binomtest  # takes half a second
+
+    hits = round(scores.top1 * scores.num_samples)
+    low, high = binomtest(hits, scores.num_samples).proportion_ci(method="wilson")
+    return low, high
 
 
 # Files of the run folder
@@ -200,7 +201,7 @@ def _evaluation(path: Path) -> Evaluation | None:
     try:
         return None if found is None else Evaluation.model_validate(found)
     except ValidationError as error:
-        raise InputError(f"{path}: damaged ({error.errors()[0]['msg']})") from error
+        raise InputError(f"{path}: damaged ({first_problem(error, Evaluation)})") from error
 
 
 def _recipe(path: Path) -> list[tuple[str, str]]:

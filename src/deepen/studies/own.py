@@ -23,7 +23,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deepen.errors import InputError, unknown
+from deepen.errors import InputError, first_problem, unknown
 from deepen.models import get_architecture
 from deepen.studies.bench import train_and_score
 from deepen.studies.study import (
@@ -86,13 +86,7 @@ def read_study(path: Path) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"study {path}: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        # A key that is not known says more than the one that is then missing.
-        problems = error.errors(include_url=False)
-        problem = min(problems, key=lambda p: p["type"] != "extra_forbidden")
-        where = ".".join(map(str, problem["loc"])) or "the file"
-        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            raise InputError(f"study {path}: {unknown('key', where, _Own.model_fields)}") from error
-        raise InputError(f"study {path}: {where}: {problem['msg']}") from error
+        raise InputError(f"study {path}: {first_problem(error, _Own)}") from error
     for model in own.nets.values():
         if ":" not in model:
             get_architecture(model)

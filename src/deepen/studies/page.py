@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from functools import partial
 from importlib import resources
@@ -13,6 +12,7 @@ from statistics import mean
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from deepen import charts
 from deepen.files import write_whole
 from deepen.studies.study import Published, Results, Study
 
@@ -177,8 +177,7 @@ def html(study: Study, results: Results, figure: str) -> str:
 
 def draw(study: Study, results: Results) -> str:
     """Curves, the mean over the seeds within the range of all, and the profiles of layers; SVG."""
-    import matplotlib  # takes a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes a second
 
     profiles = list(dict.fromkeys(name for t in results.trials for name in t.profiles))
     panels = [
@@ -188,11 +187,8 @@ def draw(study: Study, results: Results) -> str:
     ]
     rows = max(1, (len(panels) + 1) // 2)
     height = max(3.4, 0.26 * len(results.arms())) if study.bars else 3.4
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": study.name}
-        matplotlib.rcParams |= {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
-        matplotlib.rcParams |= {"xtick.color": INK, "ytick.color": INK, "font.size": 9}
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with charts.plain(study.name, {**dict.fromkeys(inked, INK), "font.size": 9}):
         figure = Figure(figsize=(9, height * rows), layout="constrained")
         grid = figure.subplots(rows, 2 if len(panels) > 1 else 1, squeeze=False).flatten()
         for axes, panel in zip(grid, panels, strict=False):
@@ -205,10 +201,8 @@ def draw(study: Study, results: Results) -> str:
         handles, labels = max(legends, key=lambda legend: len(legend[1]))
         if handles:
             figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
-        text = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+        text = charts.svg(figure)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
 def _draw_bars(axes, study: Study, results: Results) -> None:

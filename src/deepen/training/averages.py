@@ -7,7 +7,7 @@ import copy
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from deepen.training.recipe import Ema
+from deepen.training.blocks import Ema
 
 
 class Averages:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import deepen
 from deepen.data.loader import Batches
 from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
@@ -27,6 +26,7 @@ from deepen.training.request import Here
 from deepen.training.resume import identity
 from deepen.training.speed import amp_warning, settings_of, why_no_graph
 from deepen.training.task import Task, task_of
+from deepen.version import __version__
 from deepen.weights import Card, save_weights
 
 EVALUATION_BATCHES = 8
@@ -164,7 +164,7 @@ def card(plan: Plan, origin: str, protocol: str, scores: dict[str, float], epoch
         recipe=plan.recipe.model_dump(mode="json", exclude_none=True),
         epoch=epoch,
         source=origin,
-        deepen_version=deepen.__version__,
+        deepen_version=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
     )
 

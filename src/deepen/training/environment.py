@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-import deepen
 from deepen.training.request import Here
 from deepen.training.run import Run
+from deepen.version import __version__
 
 
 def write_environment(run: Run, here: Here, began: float, seconds: float | None = None) -> None:
@@ -35,7 +35,7 @@ def write_environment(run: Run, here: Here, began: float, seconds: float | None 
 def about_machine(device: torch.device) -> dict[str, str | int | None]:
     """Versions, machine and commit."""
     return {
-        "deepen": deepen.__version__,
+        "deepen": __version__,
         "torch": torch.__version__,
         "torchvision": version("torchvision"),  # importing it takes two seconds
         "python": platform.python_version(),

@@ -19,7 +19,7 @@ from torch import nn
 from deepen.errors import InputError
 from deepen.layers import ImageClassifier, init_he, init_normal
 from deepen.models import create_model
-from deepen.training.recipe import Init
+from deepen.training.blocks import Init
 from deepen.weights import Loaded, load_weights
 
 
@@ -89,7 +89,7 @@ def build_network(
     network = create_model(model, len(classes), in_channels, input_size)
     if init.name == "he":
         network.apply(init_he)
-    elif init.std is not None:
+    elif init.name == "normal":
         network.apply(partial(init_normal, std=init.std))
     if start is None:
         return network, ""

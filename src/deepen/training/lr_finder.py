@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from deepen import charts
 from deepen.data.loader import Batch
 from deepen.errors import InputError, WorkError
 from deepen.training.build import Job
@@ -25,7 +26,6 @@ from deepen.training.task import Outcome
 _SMOOTHING = 0.9
 _DIVERGED = 4.0
 """The test ends at a smoothed loss of so many times the least."""
-_CHARTS = (".svg", ".png")
 
 
 class Sweep(NamedTuple):
@@ -114,8 +114,7 @@ def check_chart(path: Path) -> None:
     Raises:
         InputError: another ending.
     """
-    if path.suffix.lower() not in _CHARTS:
-        raise InputError(f"--output {path}: the chart is an .svg or a .png")
+    charts.check_path(path)
 
 
 def draw(found: Sweep, path: Path) -> None:
@@ -125,11 +124,9 @@ def draw(found: Sweep, path: Path) -> None:
         InputError: another ending.
         WorkError: it could not be written.
     """
-    check_chart(path)
-    from matplotlib import rc_context  # takes a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes a second
 
-    with rc_context({"svg.hashsalt": "deepen", "svg.fonttype": "none"}):
+    with charts.plain():
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         axes.plot(found.rates, found.losses)
@@ -138,9 +135,4 @@ def draw(found: Sweep, path: Path) -> None:
         axes.set_xlabel("learning rate")
         axes.set_ylabel("training loss, smoothed")
         axes.legend(title="suggested")
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=150, metadata=metadata)
-        except OSError as error:
-            raise WorkError(f"{path}: {error.strerror or error}") from error
+        charts.save(figure, path)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from deepen.training.blocks import Bce, Constant, Cosine, Loss, Optimizer, Schedule, Steps
 from deepen.training.finetuning import stages
-from deepen.training.recipe import Loss, Optimizer, Schedule
 
 
 def build_optimizer(
@@ -33,17 +33,17 @@ def build_optimizer(
                 {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
             ]
         groups += [{**kind, "lr": spec.lr * lr_decay**depth} for kind in kinds if trained]
-    lr, decay, momentum = spec.lr, spec.weight_decay, spec.momentum
+    lr, decay = spec.lr, spec.weight_decay
     if spec.name == "adamw":
         return torch.optim.AdamW(groups, lr, eps=spec.eps, weight_decay=decay, fused=True)
     if spec.name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr, spec.alpha, spec.eps, decay, momentum)
+        return torch.optim.RMSprop(groups, lr, spec.alpha, spec.eps, decay, spec.momentum)
     return torch.optim.SGD(
-        groups, lr, momentum, weight_decay=decay, nesterov=spec.nesterov, fused=True
+        groups, lr, spec.momentum, weight_decay=decay, nesterov=spec.nesterov, fused=True
     )
 
 
-def lr_factor(schedule: Schedule, step: int, total_steps: int) -> float:
+def lr_factor(schedule: Constant | Steps | Cosine, step: int, total_steps: int) -> float:
     """Factor of the learning rate at a step: a pure function, so a resume needs only the step."""
     warmup = min(schedule.warmup_steps, total_steps // 5)  # a run cut short warms up less
     if step < warmup:
@@ -79,18 +79,19 @@ class Objective:
         if self.spec.temperature != 1:
             logits = logits / self.spec.temperature
         if self.spec.name == "bce":
-            return F.binary_cross_entropy_with_logits(logits, self._binary(targets, logits))
-        if self.spec.rubbish is not None:
+            shares = _binary(targets, logits.shape[1], self.spec)
+            return F.binary_cross_entropy_with_logits(logits, shares)
+        if self.spec.name == "map":
             # Eq. 9: y_D + log(e^-j + sum_i e^-y_i), cross-entropy with one constant logit more.
             rubbish = logits.new_full((len(logits), 1), -self.spec.rubbish)
-            logits = torch.cat([logits, rubbish], dim=1)
+            return F.cross_entropy(torch.cat([logits, rubbish], dim=1), targets)
         return F.cross_entropy(logits, targets, label_smoothing=self.spec.label_smoothing)
 
-    def _binary(self, targets: Tensor, logits: Tensor) -> Tensor:
-        """What each class is to be by itself, (B, K)."""
-        if targets.ndim == 1:
-            targets = F.one_hot(targets, logits.shape[1])
-        if self.spec.threshold is not None:
-            targets = targets > self.spec.threshold
-        smoothing = self.spec.label_smoothing
-        return targets * (1 - smoothing) + smoothing / logits.shape[1]
+
+def _binary(targets: Tensor, num_classes: int, spec: Bce) -> Tensor:
+    """What each class is to be by itself, (B, K)."""
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, num_classes)
+    if spec.threshold is not None:
+        targets = targets > spec.threshold
+    return targets * (1 - spec.label_smoothing) + spec.label_smoothing / num_classes

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from deepen.data.loader import per_channel_stats, per_pixel_mean
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet
-from deepen.errors import InputError
+from deepen.errors import InputError, first_problem
 from deepen.models.architecture import Takes
-from deepen.training.recipe import Input
+from deepen.training.blocks import Input
 from deepen.weights import Card
 
 PHOTO_PX = 64
@@ -48,7 +49,7 @@ def prepare(spec: Input, source: PictureSet, takes: Takes | None) -> Prepared:
         {**geometry, "channels": channels, "mean": (0.0,) * channels, "std": (1.0,) * channels}
     )
     train = source.splits["train"]
-    if spec.range is not None:
+    if spec.normalize == "range":
         std = 1 / (spec.range[1] - spec.range[0])
         scale = {"mean": (-spec.range[0] * std,) * channels, "std": (std,) * channels}
         return Prepared(plain.model_copy(update=scale), None)
@@ -131,5 +132,5 @@ def _border(have: tuple[int, int] | None, size: int) -> int:
 def _checked(fields: dict[str, object]) -> Preprocessing:
     try:
         return Preprocessing.model_validate(fields)
-    except ValueError as error:
-        raise InputError(f"recipe input: {error}") from error
+    except ValidationError as error:
+        raise InputError(f"recipe input: {first_problem(error, Preprocessing)}") from error

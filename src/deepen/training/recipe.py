@@ -8,224 +8,55 @@ that a shortened run keeps the shape of its schedule.
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from deepen.data.augment import Augmentation
 from deepen.data.mixing import Mixing
-from deepen.errors import InputError, unknown
+from deepen.errors import InputError, first_problem, unknown
+from deepen.training.blocks import (
+    Block,
+    Constant,
+    CrossEntropy,
+    Ema,
+    Finetune,
+    Init,
+    Input,
+    Length,
+    Loss,
+    Optimizer,
+    PaperInit,
+    PerChannel,
+    Schedule,
+    Sgd,
+    Span,
+)
 
 
-class Block(BaseModel):
-    """A part of a recipe: nothing but its own keys, unchangeable once read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Length(Block):
-    """How long to train: epochs (passes over the training pictures) or steps, one of the two."""
-
-    epochs: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Length:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either epochs or steps")
-        return self
-
-
-class Optimizer(Block):
-    """torch.optim's, by name."""
-
-    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
-    lr: float = Field(default=0.1, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    alpha: float = Field(default=0.99, ge=0, lt=1)  # of rmsprop's mean square
-    eps: float = Field(default=1e-8, gt=0)  # of adamw and rmsprop
-    weight_decay: float = Field(default=0.0, ge=0)
-    decay_vectors: bool = True  # False: biases and batch norm's scales are not decayed
-
-    @model_validator(mode="after")
-    def _possible(self) -> Optimizer:
-        if self.name == "sgd" and self.nesterov and not self.momentum:
-            raise ValueError("nesterov goes with a momentum above 0; or nesterov: false")
-        return self
-
-
-class Schedule(Block):
-    """The learning rate against time, as a factor of `optimizer.lr`.
-
-    steps: times gamma at each milestone; cosine: half a cosine down to 0; plateau: times gamma
-    after `patience` epochs without a smaller validation error; constant. Before it a warm-up of
-    warmup_steps at warmup_factor (constant) or rising from there (linear).
-    """
-
-    name: Literal["constant", "steps", "cosine", "plateau"] = "constant"
-    milestones: tuple[float, ...] = ()  # fractions of the whole
-    gamma: float = Field(default=0.1, gt=0, lt=1)
-    patience: int = Field(default=5, ge=1)
-    warmup_steps: int = Field(default=0, ge=0)
-    warmup_factor: float = Field(default=0.1, gt=0, le=1)
-    warmup: Literal["linear", "constant"] = "linear"
-
-    @model_validator(mode="after")
-    def _possible(self) -> Schedule:
-        if (self.name == "steps") != bool(self.milestones):
-            raise ValueError("milestones go with name: steps, and only with it")
-        if any(not 0 < point < 1 for point in self.milestones):
-            raise ValueError("milestones are fractions of the whole, between 0 and 1")
-        if list(self.milestones) != sorted(self.milestones):
-            raise ValueError("milestones must rise")
-        if self.name == "plateau" and self.warmup_steps:
-            raise ValueError("warmup_steps does not go with name: plateau")
-        return self
-
-
-class Loss(Block):
-    """What is minimised, on logits divided by `temperature`.
-
-    cross_entropy, or map: LeCun et al. 1998, eq. 9, with a rubbish class of the constant logit
-    -rubbish beside the others; or bce: binary cross-entropy of every class by itself, averaged over
-    the classes, where shares of mixed pictures above `threshold` count as 1 and others as 0
-    (Wightman, Touvron & Jegou 2021, section 2.2).
-    """
-
-    name: Literal["cross_entropy", "map", "bce"] = "cross_entropy"
-    temperature: float = Field(default=1.0, gt=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    rubbish: float | None = None
-    threshold: float | None = Field(default=None, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Loss:
-        if (self.name == "map") != (self.rubbish is not None):
-            raise ValueError("rubbish goes with name: map, and only with it")
-        if self.name == "map" and self.label_smoothing:
-            raise ValueError("label_smoothing does not go with name: map")
-        if self.threshold is not None and (self.name != "bce" or self.label_smoothing):
-            raise ValueError("threshold goes with name: bce, and without label_smoothing")
-        return self
-
-
-class Input(Block):
-    """What the network sees: left out, deepen chooses by the network and the data.
-
-    normalize: per channel to mean 0 and standard deviation 1 (channel), minus the mean picture of
-    the training set (pixel), or black to the first and white to the second of `range`. scale: what
-    white is above black then, 255 in papers that only subtract a mean; it takes the place of the
-    standard deviation.
-    """
-
-    size_px: int | None = Field(default=None, ge=1)
-    resize: Literal["auto", "none", "shorter", "squash"] = "auto"
-    pad_px: int | None = Field(default=None, ge=0)
-    normalize: Literal["channel", "pixel", "range"] = "channel"
-    range: tuple[float, float] | None = None
-    scale: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Input:
-        if self.scale is not None and self.normalize == "range":
-            raise ValueError("scale does not go with normalize: range")
-        if (self.normalize == "range") != (self.range is not None):
-            raise ValueError("range goes with normalize: range, and only with it")
-        if self.range is not None and self.range[0] >= self.range[1]:
-            raise ValueError("range must rise")
-        return self
-
-
-class Ema(Block):
-    """An exponential moving average of the weights, evaluated and saved in their place.
-
-    After each step average = decay * average + (1 - decay) * weights. With `warmup` the decay of
-    step t is at most (1 + t) / (10 + t), as in TensorFlow, so that a short run forgets its start.
-    """
-
-    decay: float | None = Field(default=None, gt=0, lt=1)  # None: no average
-    warmup: bool = False
-
-
-class Finetune(Block):
-    """What fine-tuning holds back.
-
-    freeze: names of layers, or what they begin with up to a dot ("layer1" means layer1.0 too); they
-    are not trained, and run as at evaluation, so batch norm keeps its statistics. lr_decay: each
-    stage learns at this share of the rate of the stage after it (Howard & Ruder 2018, section 3.2).
-    """
-
-    freeze: tuple[str, ...] = ()
-    lr_decay: float = Field(default=1.0, gt=0, le=1)
-
-
-class Init(Block):
-    """Where the weights start.
-
-    name: as the network's own paper has it (paper); N(0, std^2) with biases 0 (normal); or He et
-    al. 2015b's N(0, 2 / fan_in) with biases 0 (he). first, last: of the weights that `--init-from`
-    names, so many layers from the input on and so many up to the head are copied (Simonyan &
-    Zisserman 2014, section 3.1: 4 and 3); without them every layer of the same name and shape.
-    """
-
-    name: Literal["paper", "normal", "he"] = "paper"
-    std: float | None = Field(default=None, gt=0)
-    first: int | None = Field(default=None, ge=0)
-    last: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Init:
-        if (self.name == "normal") != (self.std is not None):
-            raise ValueError("std goes with name: normal, and only with it")
-        if (self.first is None) != (self.last is None):
-            raise ValueError("first and last go together")
-        return self
-
-
-class Span(Block):
-    """Where a search looks: from low to high, evenly or evenly in the logarithm, or among choices.
-
-    Whole numbers only, where low and high are whole.
-    """
-
-    low: int | float | None = None
-    high: int | float | None = None
-    log: bool = False
-    choices: tuple[bool | int | float | str, ...] = ()
-
-    @model_validator(mode="after")
-    def _possible(self) -> Span:
-        if self.low is None or self.high is None:
-            if not self.choices or self.log or self.low is not None or self.high is not None:
-                raise ValueError("give low and high, or choices")
-        elif self.choices:
-            raise ValueError("give low and high, or choices")
-        elif self.low >= self.high or (self.log and self.low <= 0):
-            raise ValueError("high must be above low, and low above 0 where log is true")
-        return self
-
-
-class Recipe(Block):
+class Recipe(Block, frozen=True):
     """A whole recipe; see the package's `recipes/` for those of the papers."""
 
     task: str = "classification"  # or package.module:factory (deepen.training.task)
     length: Length
     batch_size: int = Field(default=128, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    loss: Loss = Loss()
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = Constant()
+    loss: Loss = CrossEntropy()
     augment: Augmentation = Augmentation()
     mix: Mixing = Mixing()
     ema: Ema = Ema()
     finetune: Finetune = Finetune()
-    input: Input = Input()
-    init: Init = Init()
-    search: dict[str, Span] = {}  # what `deepen search` may change: a dotted key and where it looks
+    input: Input = PerChannel()
+    init: Init = PaperInit()
+    search: dict[str, Span] = Field(
+        default_factory=dict
+    )  # what `deepen search` may change, and where
     validation: int | None = Field(
         default=None, ge=0
     )  # pictures held out of training; None: the source's
@@ -262,26 +93,62 @@ class Recipe(Block):
                 if used:
                     raise ValueError(f"{key} needs validation pictures, but {without}")
         for dotted in self.search:
-            _check_key(dotted)
+            _check_key(self, dotted)
         return self
 
 
-def _check_key(dotted: str) -> None:
-    """Refuse what is no field of a recipe.
+class Kinds(NamedTuple):
+    """What a block may be, and the field of it that says which it is.
+
+    Attributes:
+        tag: `name` or `normalize`.
+        models: of the kinds by the tag's value, the default first.
+    """
+
+    tag: str
+    models: dict[str, type[BaseModel]]
+
+    def having(self, key: str) -> list[str]:
+        """The kinds that have a field."""
+        return [name for name, model in self.models.items() if key in model.model_fields]
+
+    def only(self, block: str, key: str, name: object) -> str:
+        """In words why a field cannot be said of the kind `name`."""
+        return f"{block}.{key} goes with {self.tag}: {' or '.join(self.having(key))}, not {name}"
+
+
+@cache
+def kinds() -> dict[str, Kinds]:
+    """The blocks that there are several kinds of."""
+    found = {}
+    for key, field in Recipe.model_fields.items():
+        if isinstance(tag := field.discriminator, str):
+            models = get_args(field.annotation)
+            found[key] = Kinds(tag, {m.model_fields[tag].default: m for m in models})
+    return found
+
+
+def _check_key(recipe: Recipe, dotted: str) -> None:
+    """Refuse a search of what is no field of a recipe, or not of every kind that it may try.
 
     Raises:
-        ValueError: names the nearest field.
+        ValueError: names the nearest field, or the kinds that have it.
     """
-    block: type[BaseModel] | None = Recipe
+    block: Any = recipe
     path = dotted.split(".")
     for depth, key in enumerate(path):
-        known = {} if block is None else block.model_fields
+        known = type(block).model_fields if isinstance(block, BaseModel) else {}
+        if depth == 1 and path[0] in kinds():
+            several = kinds()[path[0]]
+            span, having = recipe.search.get(f"{path[0]}.{several.tag}"), several.having(key)
+            for name in (getattr(block, several.tag), *(span.choices if span else ())):
+                if having and name not in having:
+                    raise ValueError(f"search: {several.only(path[0], key, name)}")
         if key not in known or key in ("search", "init", "seed"):
-            near = [] if block is None else _dotted(block, tuple(path[:depth]))
+            near = [".".join([*path[:depth], key]) for key in known]
             raise ValueError(f"search: {unknown('key', dotted, near)}")
-        kind = known[key].annotation
-        block = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-    if block is not None:
+        block = getattr(block, key)
+    if isinstance(block, BaseModel):
         raise ValueError(f"search: {dotted} is a block; name one of its fields")
 
 
@@ -329,7 +196,9 @@ def load_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
 
 def build_recipe(name: str, fields: dict[str, Any], changes: dict[str, Any] | None) -> Recipe:
     """A checked `Recipe` of plain fields and dotted changes; `name` is for the messages."""
-    for dotted, value in (changes or {}).items():
+    changes = changes or {}
+    _leave_behind(fields, changes)
+    for dotted, value in changes.items():
         block, *path = fields, *dotted.split(".")
         for key in path[:-1]:
             block = block.setdefault(key, {})
@@ -339,25 +208,62 @@ def build_recipe(name: str, fields: dict[str, Any], changes: dict[str, Any] | No
             block.clear()
         block[path[-1]] = value
     try:
-        return Recipe.model_validate(fields)
+        return Recipe.model_validate(_of_one_kind(fields, changes))
     except ValidationError as error:
-        raise InputError(f"recipe {name}: {_first_problem(error)}") from error
+        raise InputError(f"recipe {name}: {first_problem(error, Recipe)}") from error
+    except InputError as error:
+        raise InputError(f"recipe {name}: {error}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        block: Any = Recipe
-        for key in problem["loc"][:-1]:
-            within = get_args(block)  # of a dict, what its values are
-            block = within[1] if within else block.model_fields[key].annotation
-        block = get_args(block)[1] if get_args(block) else block
-        return str(unknown("key", where, _dotted(block, problem["loc"][:-1])))
-    text = problem["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(problem["input"], dict | BaseModel) else f", got {problem['input']!r}"
-    return f"{where}: {text}{got}" if where else text
+def _leave_behind(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Where a change names the kind of a block, drop what only others have, and its search."""
+    for block, (tag, models) in kinds().items():
+        if (model := models.get(str(changes.get(f"{block}.{tag}")))) is None:
+            continue
+        foreign = {key for other in models.values() for key in other.model_fields}
+        for key in foreign - {*model.model_fields}:
+            for place, name in ((block, key), ("search", f"{block}.{key}")):
+                if isinstance(holder := fields.get(place), dict):
+                    holder.pop(name, None)
 
 
-def _dotted(block: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    return [".".join([*map(str, path), key]) for key in block.model_fields]
+def _of_one_kind(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Name the kind of each block, and drop the fields of other kinds that ask for nothing.
+
+    Those that are empty or 0, or that have their default and are not among the changes, are no
+    one's word; nor are any that an old dump has, which no training ever heeded.
+
+    Raises:
+        InputError: there is no such kind, or a field that asks for something belongs to another.
+    """
+    plain, dropped, old = dict(fields), set(), _is_old_dump(fields)
+    for block, several in kinds().items():
+        if not isinstance(said := fields.get(block), dict):
+            continue
+        said = {several.tag: next(iter(several.models)), **said}
+        name = str(said[several.tag])
+        if name not in several.models:
+            raise unknown(f"{block}.{several.tag}", name, several.models)
+        for key, value in [*said.items()]:
+            having = several.having(key)
+            if not having or name in having:
+                continue  # what no kind has is refused below, with the nearest
+            stated = f"{block}.{key}" in changes
+            default = several.models[having[0]].model_fields[key].default
+            if value and (stated or not (old or value == default)):
+                raise InputError(several.only(block, key, name))
+            del said[key]
+            dropped.add(f"{block}.{key}")
+        plain[block] = said
+    if isinstance(search := fields.get("search"), dict):
+        plain["search"] = {key: span for key, span in search.items() if key not in dropped}
+    return plain
+
+
+def _is_old_dump(fields: dict[str, Any]) -> bool:
+    """Whether a run wrote it when blocks had the fields of all their kinds: no user writes so."""
+    models = kinds()["optimizer"].models.values()
+    said = fields.get("optimizer")
+    return isinstance(said, dict) and all(
+        model.model_fields.keys() <= said.keys() for model in models
+    )

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import deepen
 from deepen import models
 from deepen.errors import InputError
 from deepen.layers import ImageClassifier
+from deepen.version import __version__
 from deepen.weights.file import Card, Loaded
 from deepen.weights.mismatch import mismatch
 from deepen.weights.names import TIMM, TORCHVISION
@@ -80,7 +80,7 @@ def adopt(
         in_channels=channels,
         input_size=card["preprocessing"].size_px,
         classes=classes or tuple(map(str, range(num_classes))),
-        deepen_version=deepen.__version__,
+        deepen_version=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
         **card,
     )

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from deepen.data.preprocess import Preprocessing
-from deepen.errors import InputError
+from deepen.errors import InputError, first_problem
 from deepen.models import get_architecture, list_models
 from deepen.weights.adopt import adopt, fitting, in_channels_of
 from deepen.weights.file import Card, Loaded, read_card, save_weights
@@ -226,7 +226,7 @@ def _preprocessing(model: str, tensors: dict[str, Tensor], assumed: Assumed) -> 
             std=std,
         )
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        reason = first_problem(error, Preprocessing)
         raise InputError(f"--input-px, --resize-px, --mean, --std: {reason}") from error
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepen import models
 from deepen.data.preprocess import Preprocessing
-from deepen.errors import InputError
+from deepen.errors import InputError, first_problem
 from deepen.files import write_whole
 from deepen.weights.mismatch import mismatch
 
@@ -110,7 +110,7 @@ def read_card(path: str | Path) -> Card:
             )
         return Card.model_validate_json(metadata[_CARD])
     except ValidationError as error:
-        raise InputError(f"{path}: its card is damaged: {error.errors()[0]['msg']}") from error
+        raise InputError(f"{path}: its card is damaged: {first_problem(error, Card)}") from error
     except (safetensors.SafetensorError, OSError) as error:
         if path.suffix in PICKLES:
             raise InputError(

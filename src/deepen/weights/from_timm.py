@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deepen.data.preprocess import Preprocessing
-from deepen.errors import InputError, WorkError
+from deepen.errors import InputError, WorkError, first_problem
 from deepen.weights.adopt import adopt
 from deepen.weights.file import Loaded
 from deepen.weights.foreign import MAX_BYTES, check_size, load_safetensors
@@ -83,9 +83,8 @@ def preprocessing_of(about: dict[str, Any], where: str) -> Preprocessing:
             std=tuple(about["std"]),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "preprocessing"
-        raise InputError(f"{where}: config.json: {field}: {first['msg']}") from error
+        problem = first_problem(error, Preprocessing)
+        raise InputError(f"{where}: config.json: {problem}") from error
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, InputError):
             raise

@@ -11,7 +11,7 @@ from statistics import mean
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deepen.errors import InputError
+from deepen.errors import InputError, first_problem
 
 
 class Run(BaseModel):
@@ -75,4 +75,4 @@ def result(name: str) -> Result:
     except FileNotFoundError:
         raise InputError(f"no measured result {name!r}") from None
     except ValidationError as error:
-        raise InputError(f"measured/{name}.json: {error.errors()[0]['msg']}") from error
+        raise InputError(f"measured/{name}.json: {first_problem(error, Result)}") from error
