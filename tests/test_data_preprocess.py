@@ -25,6 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, features
 from pydantic import ValidationError
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import v2
 
 from deepen.data.preprocess import (
@@ -39,6 +41,7 @@ from deepen.data.preprocess import (
     open_pixels,
 )
 from deepen.errors import InputError
+from deepen.weights import load_weights
 
 RNG = np.random.default_rng(7)
 ROWS, COLUMNS = np.mgrid[:37, :53]
@@ -680,3 +683,72 @@ def test_normalize_takes_any_strides_and_an_empty_batch() -> None:
     card = preprocessing()
     assert torch.equal(card.normalize(turned), card.normalize(turned.contiguous()))
     assert card.normalize(images[:0]).shape == (0, 3, 20, 24)
+
+
+class Whole(nn.Module):
+    """What is served: uint8 pictures in, logits out."""
+
+    mean_image: Tensor | None
+
+    def __init__(self, card: Preprocessing, network: nn.Module, mean_image: Tensor | None) -> None:
+        super().__init__()
+        self.card, self.network = card, network
+        self.register_buffer("mean_image", mean_image)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.card.normalize(images, self.mean_image))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("with_mean_image", [False, True])
+@pytest.mark.parametrize("name", ["lenet5:mnist", "resnet20:cifar10"])
+def test_an_export_leaves_nothing_behind(name: str, with_mean_image: bool, strict: bool) -> None:
+    """Not in the process, whose later predictions stay right, and the exported graph is right."""
+    loaded = load_weights(name)
+    card, mean_image = loaded.card.preprocessing, loaded.mean_image
+    shape = (*card.size_px, card.channels)
+    if with_mean_image:
+        mean_image = torch.rand(shape)
+        card = card.model_copy(update={"mean_image": True})
+    # A deviation that no other test has, so that nothing of this is known to the process yet.
+    std = tuple(value * (1.01 + with_mean_image / 64 + strict / 128) for value in card.std)
+    card = card.model_copy(update={"std": std, "mean_image": mean_image is not None})
+    images = torch.from_numpy(RNG.integers(0, 256, (3, *shape), dtype=np.uint8))
+    whole = Whole(card, loaded.model.eval(), mean_image)
+    mean = np.array(card.mean) if mean_image is None else mean_image.double().numpy()
+    exact = (images.numpy() / 255 - mean) / np.array(card.std)
+    with torch.no_grad():
+        expected = whole.network(torch.from_numpy(exact).float().permute(0, 3, 1, 2))
+        batch = {0: torch.export.Dim("batch", min=2, max=64)}
+        program = torch.export.export(whole, (images,), dynamic_shapes=(batch,), strict=strict)
+        again = torch.export.export(whole, (images,), strict=strict)
+        found = whole(images)
+        normal = card.normalize(images, mean_image)
+    scale = float(expected.abs().max())
+    np.testing.assert_allclose(normal.permute(0, 2, 3, 1).numpy(), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(program.module()(images), found, rtol=0, atol=1e-6 * scale)
+    torch.testing.assert_close(program.module()(images[:2]), found[:2], rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(again.module()(images), found, rtol=0, atol=1e-6 * scale)
+
+
+def test_what_is_normalized_in_passing_leaves_nothing_behind() -> None:
+    """Inference mode, a trace with fake tensors, another device as torch's own default."""
+    images = torch.from_numpy(RNG.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
+    for number, mode in enumerate((torch.inference_mode, FakeTensorMode, meta_device)):
+        card = preprocessing(size_px=(8, 8), resize_px=8, std=(0.3 + number / 32, 0.2, 0.1))
+        with mode() as active:
+            fake = isinstance(active, FakeTensorMode)
+            card.normalize(active.from_tensor(images) if fake else images)
+        normal = card.normalize(images)
+        assert type(normal) is Tensor
+        assert not normal.is_inference()
+        exact = (images.numpy() / 255 - np.array(card.mean)) / np.array(card.std)
+        np.testing.assert_allclose(normal.permute(0, 2, 3, 1).numpy(), exact, rtol=0, atol=1e-5)
+        factor = torch.ones(1, 3, 1, 1, requires_grad=True)
+        (normal * factor).sum().backward()
+        assert factor.grad is not None
+
+
+def meta_device() -> torch.device:
+    return torch.device("meta")

@@ -143,7 +143,8 @@ class Batches:
         """Pictures of an epoch, in all processes."""
         self.num_batches = math.ceil(len(split) / batch_size)
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
-        self._mean_image = None if mean_image is None else mean_image.to(self.device)
+        width = preprocessing.size_px[1]
+        self._normalize = preprocessing.normalization(width, self.device, mean_image)
         self._labels = torch.from_numpy(split.labels).to(self.device)
         if split.images is None or self.augmentation.one_by_one:
             cache = None
@@ -187,7 +188,7 @@ class Batches:
         Waits for nothing: a CUDA graph can hold it.
         """
         images = augment_batch(self.augmentation, self._images, indices, u)
-        return self.preprocessing.normalize(images, self._mean_image), self._labels[indices]
+        return self._normalize(images), self._labels[indices]
 
     def _order(self, epoch: int) -> Tensor:
         if self.shuffle:
@@ -237,7 +238,7 @@ class Batches:
         bad: tuple[PictureError, ...] = (),
     ) -> Batch:
         """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
-        normal = self.preprocessing.normalize(images, self._mean_image)
+        normal = self._normalize(images)
         if not (self.mixing.active and len(kept)):
             return Batch(normal, labels, kept, bad)
         normal, labels, shares = mix(

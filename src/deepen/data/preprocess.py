@@ -14,10 +14,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -164,6 +164,26 @@ def decoder() -> str:
     return words if simplejpeg is None else f"{words}, simplejpeg {simplejpeg.__version__}"
 
 
+class Normalization(NamedTuple):
+    """x * scale + shift of each value, for pictures of one width on one device.
+
+    Attributes:
+        scale: float32 (W * C,), 1 / (255 std).
+        shift: float32 (W * C,), -mean / std; of a mean image (H, W * C).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Float32 (B, C, H, W), channels last, of uint8 (B, H, W, C)."""
+        # One conversion and one fused multiply-add, in place, over whole rows: a mean that is
+        # broadcast along 3 channels would make inner loops of length 3, ten times slower.
+        rows = images.flatten(2).float()
+        torch.addcmul(self.shift, rows, self.scale, out=rows)
+        return rows.view(images.shape).permute(0, 3, 1, 2)
+
+
 class Preprocessing(BaseModel):
     """How a picture becomes the network's input: geometry first, then normalization."""
 
@@ -270,18 +290,24 @@ class Preprocessing(BaseModel):
         `mean_image` (H, W, C), on the 0..1 scale, takes the place of `mean`; it is needed
         exactly when the field of that name is set.
         """
+        return self.normalization(images.shape[2], images.device, mean_image)(images)
+
+    def normalization(
+        self, width: int, device: torch.device | str, mean_image: Tensor | None = None
+    ) -> Normalization:
+        """`normalize` for pictures `width` px wide on a device, to be kept by whoever repeats it.
+
+        Nothing here keeps it for them: what is made while `torch.export` traces, say, is no
+        number, and whoever came later would compute with it.
+        """
         if (mean_image is not None) != self.mean_image:
             raise ValueError(f"mean_image={self.mean_image}: a mean image is needed just then")
-        batch, height, width, channels = images.shape
-        scale, shift = _affine(self.mean, self.std, width, images.device)
-        if mean_image is not None:
-            mean = mean_image.to(images.device).reshape(height, width * channels)
-            shift = mean * (-255 * scale)
-        # One conversion and one fused multiply-add, in place, over whole rows: a mean that is
-        # broadcast along 3 channels would make inner loops of length 3, ten times slower.
-        rows = images.reshape(batch, height, width * channels).float()
-        torch.addcmul(shift, rows, scale, out=rows)
-        return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        make = partial(torch.tensor, dtype=torch.float32, device=device)
+        scale = make([1 / (255 * std) for std in self.std]).repeat(width)
+        if mean_image is None:
+            shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+            return Normalization(scale, make(shift).repeat(width))
+        return Normalization(scale, mean_image.to(device).flatten(1) * (-255 * scale))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of a picture of this size after resizing."""
@@ -402,17 +428,6 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
-
-
-@lru_cache(maxsize=64)
-def _affine(
-    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each (W * C,), with x * scale + shift = (x / 255 - mean) / std."""
-    scale = 1 / (255 * np.array(std))
-    shift = -np.array(mean) / std
-    rows = [torch.tensor(np.tile(values, width), dtype=torch.float32) for values in (scale, shift)]
-    return rows[0].to(device), rows[1].to(device)
 
 
 def _name(source: str | Path | bytes) -> str:
