@@ -27,7 +27,8 @@ from deepen.data.augment import (
     reduction,
     resized_box,
 )
-from deepen.data.preprocess import PictureError, Preprocessing, open_picture, open_pixels
+from deepen.data.decode import PictureError, open_picture, open_pixels
+from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.errors import InputError
 
@@ -240,7 +241,7 @@ def test_a_reduced_picture_shows_the_same_window(
     Image.fromarray(smooth.astype(np.uint8)).save(data, "JPEG", quality=98, exif=exif)
     jpeg, reduced = data.getvalue(), 0
     if not fast:
-        monkeypatch.setattr("deepen.data.preprocess._simplejpeg", lambda: None)
+        monkeypatch.setattr("deepen.data.decode._simplejpeg", lambda: None)
     for index in range(12):
         u = uniforms(2, 0, torch.tensor([index]), augmentation.draws)[0]
         full = augment_picture(augmentation, open_picture(jpeg), prep(24, 32), u)

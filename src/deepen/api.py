@@ -16,8 +16,8 @@ from torch import Tensor
 
 from deepen.baselines.probe import Kind, Probe
 from deepen.baselines.probe import probe as probe_layer
+from deepen.data.decode import PictureError, open_picture, to_image
 from deepen.data.loader import Batches
-from deepen.data.preprocess import PictureError, open_picture, to_image
 from deepen.data.sources import PictureSet, Split, SplitName, open_source
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError

@@ -17,14 +17,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from deepen.data.decode import Pixels, to_channels, to_image, to_pixels
 from deepen.data.erasing import ERASING_DRAWS, erase
-from deepen.data.preprocess import (
-    Pixels,
-    Preprocessing,
-    to_channels,
-    to_image,
-    to_pixels,
-)
+from deepen.data.preprocess import Preprocessing
 from deepen.data.rand_augment import MAX_MAGNITUDE, OPERATION_DRAWS, rand_augment
 from deepen.errors import InputError
 

@@ -29,17 +29,17 @@ from deepen.data.augment import (
     reduction,
 )
 from deepen.data.cache import DecodedPictures
-from deepen.data.mixing import Mixing, mix
-from deepen.data.preprocess import (
+from deepen.data.decode import (
     PictureError,
     Pixels,
-    Preprocessing,
     open_picture,
     open_pixels,
     to_channels,
     to_image,
     to_pixels,
 )
+from deepen.data.mixing import Mixing, mix
+from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 from deepen.errors import InputError

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from deepen.data.preprocess import EXTENSIONS, PictureError, open_picture
+from deepen.data.decode import EXTENSIONS, PictureError, open_picture
 from deepen.data.sources import natural_key
 from deepen.errors import InputError
 from deepen.weights import load_weights

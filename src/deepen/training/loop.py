@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from deepen.data.decode import PictureError
 from deepen.data.loader import Batch, Batches
-from deepen.data.preprocess import PictureError
 from deepen.errors import Diverged, InputError
 from deepen.evaluation.protocols import predict_logits
 from deepen.training.averages import build_averages
