@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from deepen.data.augment import (
     augment_batch,
     augment_fitted,
     augment_pixels,
+    geometry_of,
     pad_images,
     reduction,
 )
@@ -38,6 +39,7 @@ from deepen.data.decode import (
     to_image,
     to_pixels,
 )
+from deepen.data.geometry import Geometry
 from deepen.data.mixing import Mixing, mix
 from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
@@ -64,16 +66,30 @@ class Batch:
     """float32 (B, K), the shares of the classes where pictures are mixed."""
     elsewhere: int = 0
     """How many pictures of this batch other processes have."""
+    named_targets: list[dict[str, Tensor]] | None = None
+    """Of each picture what its split's `targets` say, on the device, in px of the source."""
+    geometry: Geometry | None = None
+    """Where the pictures lie in their sources; only where the split has targets."""
 
     @property
-    def targets(self) -> Tensor:
-        """What the loss compares with: labels, or shares where pictures are mixed."""
+    def targets(self) -> Any:
+        """What the loss compares with: labels (B,), or shares (B, K) where pictures are mixed.
+
+        Where the split has targets of its own, those: a list of B mappings of name to tensor.
+        `geometry` carries their boxes and masks to px of `images`.
+        """
+        if self.named_targets is not None:
+            return self.named_targets
         return self.labels if self.shares is None else self.shares
 
     def __getitem__(self, place: slice) -> Batch:
         """A part of the pictures, without the bad ones."""
-        shares = None if self.shares is None else self.shares[place]
-        return Batch(self.images[place], self.labels[place], self.indices[place], shares=shares)
+        parts = {
+            name: None if value is None else value[place]
+            for name in ("shares", "named_targets", "geometry")
+            for value in [getattr(self, name)]
+        }
+        return Batch(self.images[place], self.labels[place], self.indices[place], **parts)
 
 
 class Batches:
@@ -105,7 +121,8 @@ class Batches:
         world_size: how many processes share the split.
 
     Raises:
-        InputError: the augmentation does not go with the preprocessing.
+        InputError: the augmentation does not go with the preprocessing, or it or the mixing with a
+            split that has targets.
         WorkError: there is no room for the cache.
     """
 
@@ -133,6 +150,10 @@ class Batches:
         self.augmentation = augmentation or Augmentation()
         self.augmentation.check(preprocessing)
         self.mixing = mixing or Mixing()
+        if split.targets is not None:
+            self.augmentation.check_geometry()
+            if self.mixing.active:
+                raise InputError("mixing: pictures with targets beside their class cannot be mixed")
         self.num_classes = num_classes
         self.seed = seed
         self.shuffle = shuffle
@@ -158,6 +179,7 @@ class Batches:
         else:
             images = torch.from_numpy(preprocessing.fit_arrays(split.images)).to(self.device)
             self._images = pad_images(self.augmentation, images)
+            self._size = (split.images.shape[2], split.images.shape[1])
             self._pictures = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -174,8 +196,8 @@ class Batches:
 
     @property
     def resident(self) -> bool:
-        """Whether the pictures lie on the device, so that `layout` and `pick` can be used."""
-        return self._pictures is None
+        """Whether all lies on the device, so that `layout` and `pick` can be used."""
+        return self._pictures is None and self.split.targets is None
 
     def layout(self, epoch: int) -> tuple[Tensor, Tensor]:
         """An epoch's order, int64 (N,), and uniforms, float32 (N, draws), on the device."""
@@ -212,7 +234,12 @@ class Batches:
         for place in places:
             indices = on_device[place]
             images = augment_batch(self.augmentation, self._images, indices, u[place])
-            yield self._batch(epoch, images, self._labels[indices], order[place], order[place])
+            geometry = None
+            if self.split.targets is not None:
+                sizes = [self._size] * len(indices)
+                geometry = geometry_of(self.augmentation, self.preprocessing, sizes, u[place])
+            labels, kept = self._labels[indices], order[place]
+            yield self._batch(epoch, images, labels, kept, kept, geometry=geometry)
 
     def _from_pictures(self, epoch: int, chunks: list[Tensor]) -> Iterator[Batch]:
         assert self._pictures is not None
@@ -222,11 +249,11 @@ class Batches:
         else:
             self._requests[:] = requests
             answers = self._workers
-        for chunk, (images, kept, bad) in zip(chunks, answers, strict=True):
+        for chunk, (images, kept, bad, geometry) in zip(chunks, answers, strict=True):
             images = images.to(self.device, non_blocking=True)
             indices = torch.tensor(kept, dtype=torch.int64)
             labels = self._labels[indices.to(self.device)]
-            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad))
+            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad), geometry)
 
     def _batch(
         self,
@@ -236,9 +263,17 @@ class Batches:
         kept: Tensor,
         asked: Tensor,
         bad: tuple[PictureError, ...] = (),
+        geometry: Geometry | None = None,
     ) -> Batch:
         """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
         normal = self._normalize(images)
+        if self.split.targets is not None:
+            given = [self.split.targets[index] for index in kept.tolist()]
+            named = [
+                {name: torch.tensor(value, device=self.device) for name, value in target.items()}
+                for target in given
+            ]
+            return Batch(normal, labels, kept, bad, named_targets=named, geometry=geometry)
         if not (self.mixing.active and len(kept)):
             return Batch(normal, labels, kept, bad)
         normal, labels, shares = mix(
@@ -265,6 +300,7 @@ class _Answer(NamedTuple):
     images: Tensor  # uint8 (B, H, W, C)
     kept: list[int]  # the indices of these images
     bad: Sequence[PictureError]
+    geometry: Geometry | None = None  # of these images, where the split has targets
 
 
 class _Pictures(Dataset[_Answer]):
@@ -278,7 +314,8 @@ class _Pictures(Dataset[_Answer]):
         seed: int,
         cache: DecodedPictures | None = None,
     ) -> None:
-        self.split = split
+        self.split = replace(split, targets=None)  # workers have no use for them
+        self.has_targets = split.targets is not None
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
@@ -292,18 +329,29 @@ class _Pictures(Dataset[_Answer]):
             self.augmentation.draws,
         )
         images, kept, bad = [], [], []
-        for index, u in zip(request.indices, draws, strict=True):
+        sizes, places = [], []
+        for place, (index, u) in enumerate(zip(request.indices, draws, strict=True)):
             try:
-                images.append(self._augmented(index, u))
-                kept.append(index)
+                image, full_size = self._augmented(index, u)
             except PictureError as error:
                 bad.append(error)
+                continue
+            images.append(image)
+            kept.append(index)
+            sizes.append(full_size)
+            places.append(place)
         size = (*self.preprocessing.size_px, self.preprocessing.channels)
         stacked = torch.stack(images) if images else torch.empty((0, *size), dtype=torch.uint8)
-        return _Answer(stacked, kept, tuple(bad))
+        geometry = None
+        if self.has_targets:
+            geometry = geometry_of(self.augmentation, self.preprocessing, sizes, draws[places])
+        return _Answer(stacked, kept, tuple(bad), geometry)
 
-    def _augmented(self, index: int, u: Tensor) -> Tensor:
-        """A picture out of the cache, or decoded and put there: uint8 (H, W, C)."""
+    def _augmented(self, index: int, u: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """A picture out of the cache, or decoded and put there: uint8 (H, W, C).
+
+        With it come the width and height of its source in full.
+        """
 
         def factor(size: tuple[int, int]) -> int:
             return reduction(self.augmentation, size, self.preprocessing, u)
@@ -318,14 +366,15 @@ class _Pictures(Dataset[_Answer]):
                 pixels = Pixels(fitted, image.size)
                 if self.cache is not None:
                     self.cache.put(index, 1, pixels)
-            return augment_fitted(self.augmentation, pixels.array, u)
+            return augment_fitted(self.augmentation, pixels.array, u), pixels.full_size
         if self.cache is not None and (size := self.cache.full_size(index)) is not None:
             pixels = self.cache.get(index, factor(size))
         if pixels is None:
             pixels = _open_pixels(self.split, index, self.preprocessing.channels, factor)
             if self.cache is not None:
                 self.cache.put(index, factor(pixels.full_size), pixels)
-        return augment_pixels(self.augmentation, pixels, self.preprocessing, u)
+        augmented = augment_pixels(self.augmentation, pixels, self.preprocessing, u)
+        return augmented, pixels.full_size
 
 
 def _start_workers(

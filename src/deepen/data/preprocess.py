@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor
 
 from deepen.data.decode import MAX_PIXELS, misfit, to_channels
+from deepen.data.geometry import Box, window_of
 
 
 class Preprocessing(BaseModel):
@@ -96,6 +97,11 @@ class Preprocessing(BaseModel):
             raise misfit(image, f"{width}x{height} px; {needed} needed, as nothing is resized")
         return self._crop_and_pad(np.array(image).reshape(height, width, self.channels))
 
+    def window(self, size: tuple[int, int]) -> Box:
+        """What `fit` shows of a picture of (width, height), in px of the picture."""
+        height, width = self._resized(size[1], size[0])
+        return window_of(size, (width, height), self._corner(height, width), self.crop_px)
+
     def fit_arrays(self, images: np.ndarray) -> np.ndarray:
         """`fit` on each of the pictures uint8 (N, h, w, C), bit for bit: uint8 (N, H, W, C).
 
@@ -153,12 +159,16 @@ class Preprocessing(BaseModel):
         shorter = min(height, width)
         return self.resize_px * height // shorter, self.resize_px * width // shorter
 
-    def _crop_and_pad(self, pixels: np.ndarray) -> np.ndarray:
-        """Cut the middle out of pixels (..., h, w, C), as torchvision rounds it, and pad."""
+    def _corner(self, height: int, width: int) -> tuple[int, int]:
+        """Left and top of the centre crop of a resized picture, as torchvision rounds them."""
         crop_height, crop_width = self.crop_px
-        top = round((pixels.shape[-3] - crop_height) / 2)
-        left = round((pixels.shape[-2] - crop_width) / 2)
-        return self.pad(pixels[..., top : top + crop_height, left : left + crop_width, :])
+        return round((width - crop_width) / 2), round((height - crop_height) / 2)
+
+    def _crop_and_pad(self, pixels: np.ndarray) -> np.ndarray:
+        """Cut the middle out of pixels (..., h, w, C), and pad."""
+        height, width = self.crop_px
+        left, top = self._corner(*pixels.shape[-3:-1])
+        return self.pad(pixels[..., top : top + height, left : left + width, :])
 
 
 class Normalization(NamedTuple):

@@ -8,10 +8,10 @@ other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -51,11 +51,16 @@ class Split:
     sizes: np.ndarray | None = None
     """int64 (N,), of the files in bytes where they are known already; -1 where there is none."""
     rows: Rows | None = None
+    targets: Sequence[Mapping[str, Any]] | None = None
+    """Of each picture what is to be learned where that is more than a class: a mapping of names to
+    arrays or numbers, as torchvision's detection has it, {"boxes": float32 (n, 4), "labels": int64
+    (n,)}. Boxes, points and masks are in px of the upright picture in full size."""
 
     def __post_init__(self) -> None:
         given = [p for p in (self.images, self.files, self.rows) if p is not None]
         assert len(given) == 1
         assert len(given[0]) == len(self.labels) == len(self.keys)
+        assert self.targets is None or len(self.targets) == len(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,10 +103,11 @@ class Split:
             files=None if self.files is None else tuple(self.files[i] for i in places),
             sizes=None if self.sizes is None else self.sizes[places],
             rows=None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places]),
+            targets=None if self.targets is None else tuple(self.targets[i] for i in places),
         )
 
     def feed(self, digest: hashlib._Hash) -> None:
-        """Add keys, labels and image bytes (files: sizes; shards: sizes and footers)."""
+        """Add keys, labels and image bytes (files: sizes; shards: sizes and footers), targets."""
         digest.update("\n".join((self.name, *self.keys)).encode())
         digest.update(self.labels.tobytes())
         if self.images is not None:
@@ -114,6 +120,12 @@ class Split:
         else:
             assert self.rows is not None
             digest.update(self.rows.shards.digest)
+        for target in () if self.targets is None else self.targets:
+            digest.update(f"\n{len(target)} targets".encode())
+            for name, value in sorted(target.items()):
+                array = np.asarray(value)
+                digest.update(f"\n{name} {array.dtype.str} {array.shape} ".encode())
+                digest.update(array.tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +143,7 @@ class PictureSet:
     notes: tuple[str, ...] = ()
     """In words: how it was split, what is missing, what was left out."""
     fingerprint: str = field(init=False)
-    """SHA-256 over classes, and each split's keys, labels and image bytes (`Split.feed`)."""
+    """SHA-256 over classes, and each split's keys, labels, image bytes, targets (`Split.feed`)."""
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256("\n".join(self.classes).encode())
