@@ -7,16 +7,13 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,11 +30,6 @@ from deepen.data.cache import DecodedPictures
 from deepen.data.decode import (
     PictureError,
     Pixels,
-    open_picture,
-    open_pixels,
-    to_channels,
-    to_image,
-    to_pixels,
 )
 from deepen.data.geometry import Geometry
 from deepen.data.mixing import Mixing, mix
@@ -45,9 +37,6 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 from deepen.errors import InputError
-
-MAX_STATISTICS_FILES = 2000
-"""Of a split in files, at most this many, evenly spaced, are decoded for its statistics."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +73,18 @@ class Batch:
 
     def __getitem__(self, place: slice) -> Batch:
         """A part of the pictures, without the bad ones."""
-        parts = {
-            name: None if value is None else value[place]
-            for name in ("shares", "named_targets", "geometry")
-            for value in [getattr(self, name)]
-        }
-        return Batch(self.images[place], self.labels[place], self.indices[place], **parts)
+
+        def part(value: Any) -> Any:
+            return None if value is None else value[place]
+
+        return Batch(
+            self.images[place],
+            self.labels[place],
+            self.indices[place],
+            shares=part(self.shares),
+            named_targets=part(self.named_targets),
+            geometry=part(self.geometry),
+        )
 
 
 class Batches:
@@ -361,7 +356,7 @@ class _Pictures(Dataset[_Answer]):
             if self.cache is not None:
                 pixels = self.cache.get(index, 1)
             if pixels is None:
-                image = _open(self.split, index, self.preprocessing.channels)
+                image = self.split.picture(index, self.preprocessing.channels)
                 fitted = self.preprocessing.fit(image)
                 pixels = Pixels(fitted, image.size)
                 if self.cache is not None:
@@ -370,7 +365,7 @@ class _Pictures(Dataset[_Answer]):
         if self.cache is not None and (size := self.cache.full_size(index)) is not None:
             pixels = self.cache.get(index, factor(size))
         if pixels is None:
-            pixels = _open_pixels(self.split, index, self.preprocessing.channels, factor)
+            pixels = self.split.pixels(index, self.preprocessing.channels, factor)
             if self.cache is not None:
                 self.cache.put(index, factor(pixels.full_size), pixels)
         augmented = augment_pixels(self.augmentation, pixels, self.preprocessing, u)
@@ -410,78 +405,3 @@ def _outlive_stop_signals(leaving: Event, worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one decides when to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
-
-
-def _open(split: Split, index: int, channels: int) -> Image.Image:
-    if split.images is not None:
-        return to_channels(to_image(split.images[index]), channels)
-    return open_picture(split.encoded(index), name=split.key(index), channels=channels)
-
-
-def _open_pixels(
-    split: Split, index: int, channels: int, reduction: Callable[[tuple[int, int]], int]
-) -> Pixels:
-    if split.images is not None:
-        return to_pixels(_open(split, index, channels))
-    name = split.key(index)
-    return open_pixels(split.encoded(index), name=name, channels=channels, reduction=reduction)
-
-
-def per_channel_stats(
-    split: Split, preprocessing: Preprocessing
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, on the 0..1 scale.
-
-    Of the pictures as `preprocessing` fits them, border included; of files at most
-    `MAX_STATISTICS_FILES`. A channel without any variation counts as of standard deviation 1.
-
-    Raises:
-        InputError: not one picture could be decoded.
-    """
-    mean, square = (moment.mean((0, 1)) for moment in _moments(split, preprocessing))
-    std = (square - mean**2).clamp(min=0).sqrt()
-    return tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())
-
-
-def per_pixel_mean(split: Split, preprocessing: Preprocessing) -> Tensor:
-    """The mean picture, float32 (H, W, C) on the 0..1 scale; else as `per_channel_stats`."""
-    return _moments(split, preprocessing)[0].float()
-
-
-def _moments(split: Split, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Mean of x and of x^2 at each pixel, float64 (H, W, C), x in 0..1."""
-    count = 0
-    sums = torch.zeros(2, *preprocessing.size_px, preprocessing.channels, dtype=torch.float64)
-    for pictures in _fitted(split, preprocessing):
-        x = torch.from_numpy(pictures).float()  # sums of 256 squares are exact in float32
-        sums += torch.stack([x.sum(0), x.square_().sum(0)])
-        count += len(x)
-    mean, square = sums / count
-    return mean / 255, square / 255**2
-
-
-def _fitted(split: Split, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
-    """The pictures that can be decoded, fitted, up to 256 at a time."""
-    if split.images is not None:
-        for start in range(0, len(split), 256):
-            yield preprocessing.fit_arrays(split.images[start : start + 256])
-        return
-
-    def decode(index: int) -> np.ndarray | PictureError:
-        try:
-            return preprocessing.fit(_open(split, index, preprocessing.channels))
-        except PictureError as error:
-            return error
-
-    indices = split.sample(MAX_STATISTICS_FILES)
-    count = len(indices)
-    bad: list[PictureError] = []
-    with ThreadPoolExecutor() as pool:  # decoders let go of the GIL
-        for start in range(0, count, 256):
-            results = list(pool.map(decode, indices[start : start + 256]))
-            bad += [result for result in results if isinstance(result, PictureError)]
-            good = [result for result in results if not isinstance(result, PictureError)]
-            if good:
-                yield np.stack(good)
-    if len(bad) == count:
-        raise InputError(f"none of {count} pictures could be decoded; the first: {bad[0]}")

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from deepen.data.loader import per_channel_stats, per_pixel_mean
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet
+from deepen.data.statistics import per_channel_stats, per_pixel_mean
 from deepen.errors import InputError
 from deepen.models.architecture import Takes
 from deepen.training.recipe import Input
