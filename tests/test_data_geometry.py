@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -393,6 +394,10 @@ def test_fingerprints_cover_targets() -> None:
         return PictureSet("toy", None, ("a", "b", "c"), 3, {"train": split}).fingerprint
 
     plain = Split("train", toy().labels, toy().keys, images=toy().images)
+    assert plain.images is not None
+    parts = ["a\nb\nc", "\n".join(("train", *plain.keys))]
+    content = "".join(parts).encode() + plain.labels.tobytes() + plain.images.tobytes()
+    assert fingerprint(plain) == hashlib.sha256(content).hexdigest()  # as ever
     found = {fingerprint(plain), fingerprint(toy())}
     assert fingerprint(toy()) in found
     for name, value in (("boxes", np.zeros((1, 4), np.float32)), ("area", 1), ("new", 0)):

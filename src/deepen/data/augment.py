@@ -166,10 +166,10 @@ def augment_batch(augmentation: Augmentation, images: Tensor, indices: Tensor, u
     """
     crop, *others = u.split(augmentation._parts, dim=1)
     if augmentation.crop == "pad":
-        batch = _windows(images, indices, crop, 2 * augmentation.pad_px)
+        batch = _cut_windows(images, indices, crop, 2 * augmentation.pad_px)
     else:
         batch = images.index_select(0, indices)
-    return _change(augmentation, batch, *others)
+    return _change_content(augmentation, batch, *others)
 
 
 def augment_fitted(augmentation: Augmentation, fitted: np.ndarray, u: Tensor) -> Tensor:
@@ -186,9 +186,11 @@ def augment_pixels(
     Of augmentations that resize; `reduction` may have made the pixels fewer.
     """
     crop, *others = u[None].split(augmentation._parts, dim=1)
-    box = _box(augmentation, pixels.full_size, preprocessing.crop_px, crop[0].tolist())
-    window = _window(pixels, box, preprocessing.crop_px)
-    return _change(augmentation, torch.from_numpy(preprocessing.pad(window))[None], *others)[0]
+    box = _chosen_window(augmentation, pixels.full_size, preprocessing.crop_px, crop[0].tolist())
+    window = _resize_window(pixels, box, preprocessing.crop_px)
+    return _change_content(
+        augmentation, torch.from_numpy(preprocessing.pad(window))[None], *others
+    )[0]
 
 
 def geometry_of(
@@ -207,7 +209,8 @@ def geometry_of(
     if augmentation.resizes:
         crop_px, draws = preprocessing.crop_px, crop.tolist()
         windows = [
-            _box(augmentation, size, crop_px, row) for size, row in zip(sizes, draws, strict=True)
+            _chosen_window(augmentation, size, crop_px, row)
+            for size, row in zip(sizes, draws, strict=True)
         ]
     else:
         windows = [preprocessing.window(size) for size in sizes]
@@ -232,7 +235,7 @@ def reduction(
         return 1
     height, width = preprocessing.crop_px
     crop = u[: _CROP_DRAWS[augmentation.crop]].tolist()
-    left, top, right, bottom = _box(augmentation, size, preprocessing.crop_px, crop)
+    left, top, right, bottom = _chosen_window(augmentation, size, preprocessing.crop_px, crop)
     spare = min((right - left) / width, (bottom - top) / height)
     return next(factor for factor in (8, 4, 2, 1) if spare >= factor or factor == 1)
 
@@ -261,7 +264,7 @@ def resized_box(
     return left, top, left + w, top + h
 
 
-def _box(
+def _chosen_window(
     augmentation: Augmentation, size: tuple[int, int], crop_px: tuple[int, int], u: list[float]
 ) -> Box:
     """The window of a picture of (width, height) that is resized to the crop."""
@@ -276,7 +279,7 @@ def _box(
     return window_of(size, (width, height), corner, crop_px)
 
 
-def _window(pixels: Pixels, box: Box, crop_px: tuple[int, int]) -> np.ndarray:
+def _resize_window(pixels: Pixels, box: Box, crop_px: tuple[int, int]) -> np.ndarray:
     """The window resized, uint8 (h, w, C); only it is computed, however large the whole would be.
 
     Windows that begin and end between pixels, as those of smaller decoded pictures may, are
@@ -302,7 +305,7 @@ def _corners(u: Tensor, slack: int) -> Tensor:
     return (u * (slack + 1)).long()
 
 
-def _windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
+def _cut_windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
     """Windows that are `slack` pixels smaller than the images both ways, at the place u (B, 2)."""
     n, full_height, full_width, channels = images.shape
     height, width = full_height - slack, full_width - slack
@@ -315,7 +318,7 @@ def _windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
     return pieces.index_select(0, rows.view(-1)).view(len(indices), height, width, channels)
 
 
-def _change(
+def _change_content(
     augmentation: Augmentation,
     images: Tensor,
     flip: Tensor,

@@ -94,6 +94,9 @@ class Batches:
     decoded and augmented one by one, by `workers` processes (0: in this one); so are pictures in
     memory whose augmentation resizes or is RandAugment. Neither changes a bit of what comes out.
 
+    Where the split has targets, a batch holds them and the geometry that brings their boxes and
+    masks to where the pictures lie.
+
     Several processes share each batch: they see the same pictures, augmented alike, that one
     would. The one of `rank` has a run of neighbours in the batch, with places 2j and 2j+1 never
     parted. All have the same number of batches, of which a short one may be empty on some.
