@@ -35,8 +35,9 @@ from torchvision import datasets, transforms
 from torchvision.transforms.v2 import functional as v2
 
 from deepen.data.augment import Augmentation, augment_pixels, reduction, resized_box
+from deepen.data.decode import decoder, open_pixels
 from deepen.data.loader import Batches
-from deepen.data.preprocess import Preprocessing, decoder, open_pixels
+from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepen.analysis.complexity import Complexity, complexity
+from deepen.analysis.memory import memory
 from deepen.analysis.meta import Meta
 from deepen.analysis.work import Work
 from deepen.errors import InputError
@@ -376,6 +377,17 @@ def test_the_module_is_left_as_it_was():
     assert [part.training for part in net.modules()] == [True, True, False, True]
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert not any(p._forward_hooks or p._forward_pre_hooks for p in net.modules())
+
+
+def test_inference_mode_changes_no_count():
+    """ResNet-20's convolutions and its classifier by hand."""
+    stages = [6 * 16 * 16 * 1024, (16 + 5 * 32) * 32 * 256, (32 + 5 * 64) * 64 * 64]
+    expected = 9 * (3 * 16 * 1024 + sum(stages)) + 64 * 10
+    with torch.inference_mode():
+        counted = complexity(create_model("resnet20"), (3, 32, 32))
+        estimated = memory(create_model("resnet20"), (3, 32, 32), batch_size=2)
+    assert counted.macs == expected
+    assert estimated == memory(create_model("resnet20"), (3, 32, 32), batch_size=2)
 
 
 def test_nothing_is_allocated():

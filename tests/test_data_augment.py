@@ -21,13 +21,14 @@ from torchvision.transforms.v2 import functional as v2
 from deepen.data.augment import (
     Augmentation,
     augment_batch,
-    augment_picture,
+    augment_fitted,
     augment_pixels,
     pad_images,
     reduction,
     resized_box,
 )
-from deepen.data.preprocess import PictureError, Preprocessing, open_picture, open_pixels
+from deepen.data.decode import PictureError, open_picture, open_pixels, to_channels, to_pixels
+from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.errors import InputError
 
@@ -58,6 +59,16 @@ def picture(height: int, width: int, seed: int = 0) -> Image.Image:
     """Smooth enough that a resize has something to do, rough enough to tell windows apart."""
     coarse = noise(max(1, height // 3), max(1, width // 3), 3, seed=seed).numpy()
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def augment_picture(
+    augmentation: Augmentation, image: Image.Image, fits: Preprocessing, u: torch.Tensor
+) -> torch.Tensor:
+    """What the loader does with one picture."""
+    if not augmentation.resizes:
+        return augment_fitted(augmentation, fits.fit(image), u)
+    pixels = to_pixels(to_channels(image, fits.channels))
+    return augment_pixels(augmentation, pixels, fits, u)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -240,7 +251,7 @@ def test_a_reduced_picture_shows_the_same_window(
     Image.fromarray(smooth.astype(np.uint8)).save(data, "JPEG", quality=98, exif=exif)
     jpeg, reduced = data.getvalue(), 0
     if not fast:
-        monkeypatch.setattr("deepen.data.preprocess._simplejpeg", lambda: None)
+        monkeypatch.setattr("deepen.data.decode._simplejpeg", lambda: None)
     for index in range(12):
         u = uniforms(2, 0, torch.tensor([index]), augmentation.draws)[0]
         full = augment_picture(augmentation, open_picture(jpeg), prep(24, 32), u)

@@ -16,8 +16,9 @@ from PIL import Image
 
 from deepen.data.augment import Augmentation
 from deepen.data.cache import DecodedPictures
+from deepen.data.decode import Pixels
 from deepen.data.loader import Batch, Batches
-from deepen.data.preprocess import Pixels, Preprocessing
+from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split
 from deepen.errors import WorkError
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deepen.data.decode import open_picture
 from deepen.data.doctor import Diagnosis, examine
-from deepen.data.preprocess import open_picture
 from deepen.data.sources import open_source
 from deepen.errors import InputError
 

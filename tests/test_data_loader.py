@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deepen.data.augment import Augmentation
-from deepen.data.loader import Batch, Batches, per_channel_stats, per_pixel_mean
+from deepen.data.loader import Batch, Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split
+from deepen.data.statistics import per_channel_stats, per_pixel_mean
 from deepen.errors import InputError
 
 # Python 3.12 and newer warn of every fork in a process with threads; torch's loader forks.
@@ -356,7 +357,7 @@ def test_statistics_leave_out_what_cannot_be_decoded(tmp_path):
 
 
 def test_statistics_look_at_some_of_many_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepen.data.loader.MAX_STATISTICS_FILES", 3)
+    monkeypatch.setattr("deepen.data.statistics.MAX_FILES", 3)
     files = []
     for index in range(9):
         files.append(tmp_path / f"{index}.png")

@@ -20,10 +20,12 @@ from PIL import Image
 
 from deepen.data import shards as reading
 from deepen.data.augment import Augmentation
-from deepen.data.loader import Batch, Batches, per_channel_stats
-from deepen.data.preprocess import PictureError, Preprocessing
+from deepen.data.decode import PictureError
+from deepen.data.loader import Batch, Batches
+from deepen.data.preprocess import Preprocessing
 from deepen.data.shards import Rows, Shards
 from deepen.data.sources import PictureSet, Split, open_source
+from deepen.data.statistics import per_channel_stats
 from deepen.errors import InputError, WorkError
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow, of deepen[stream], is not installed")

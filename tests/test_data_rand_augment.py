@@ -13,7 +13,7 @@ from scipy import stats
 from torchvision.transforms import InterpolationMode, RandomErasing
 from torchvision.transforms.autoaugment import RandAugment, _apply_op
 
-from deepen.data.augment import Augmentation, augment_batch, augment_picture, pad_images
+from deepen.data.augment import Augmentation, augment_batch, augment_fitted, pad_images
 from deepen.data.erasing import ERASING_DRAWS, erase, erased_box
 from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
@@ -86,12 +86,9 @@ def test_one_at_a_time_as_in_batches(channels):
     indices = torch.arange(19, -1, -1)
     u = uniforms(1, 2, indices, augmentation.draws)
     batch = augment_batch(augmentation, pad_images(augmentation, images), indices, u)
-    plain = {"resize": "none", "mean": (0.0,) * channels, "std": (1.0,) * channels}
-    preprocessing = Preprocessing(channels=channels, size_px=(12, 10), **plain)
     for row, index in enumerate(indices):
-        pixels = images[index].numpy()
-        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        assert torch.equal(augment_picture(augmentation, image, preprocessing, u[row]), batch[row])
+        alone = augment_fitted(augmentation, images[index].numpy(), u[row])
+        assert torch.equal(alone, batch[row])
 
 
 def test_pictures_in_memory_are_the_same_with_and_without_workers():

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from deepen.data.sources import PictureSet, Split, list_sources, natural_key, open_source
+from deepen.data.sources import PictureSet, Split, natural_key, open_source
 from deepen.errors import InputError, WorkError
 
 
@@ -488,10 +488,6 @@ def test_an_unreadable_folder(tmp_path):
         (tmp_path / "train/b").chmod(0o700)
 
 
-def test_the_names_that_are_known():
-    assert list_sources() == ["cifar10", "cifar100", "digits", "fashion-mnist", "mnist"]
-
-
 def test_a_split_holds_pictures_once():
     labels = np.zeros(2, np.int64)
     with pytest.raises(AssertionError):
@@ -514,6 +510,54 @@ def test_some_of_a_split(tmp_path):
     taken = digits.take([5, 7]).images
     assert taken is not None
     assert np.array_equal(taken, digits.images[[5, 7]])
+
+
+def test_a_set_of_ones_own(tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    labels = [0, 1, 1, 0, 1, 0]
+    boxes = [{"boxes": np.zeros((n, 4), np.float32)} for n in range(6)]
+    source = PictureSet.of(
+        "rings", ["none", "ring"], train=(images, labels), val=(images[:2], labels[:2], boxes[:2])
+    )
+    assert (source.name, source.classes, source.channels) == ("rings", ("none", "ring"), 1)
+    train, val = source.splits["train"], source.splits["val"]
+    assert train.images is not None
+    assert np.array_equal(train.images[..., 0], images)
+    assert train.labels.dtype == np.int64
+    assert train.labels.tolist() == labels
+    assert (train.key(5), val.key(1)) == ("rings/train/5", "rings/val/1")
+    assert (train.targets, val.targets) == (None, boxes[:2])
+    assert source.notes == ("test: none; what is reported is measured on the validation pictures",)
+    paths = plant(tmp_path, "a.png", "b.png").iterdir()
+    photos = PictureSet.of("photos", ("a", "b"), train=(sorted(paths), np.array([1, 0])))
+    assert photos.channels == 3
+    assert photos.splits["train"].files == (tmp_path / "a.png", tmp_path / "b.png")
+    assert photos.splits["train"].key(1) == str(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ((np.zeros((3, 4, 4), np.uint8), [0, 1]), "rings, train: 3 pictures and 2 labels"),
+        ((np.zeros((0, 4, 4), np.uint8), []), "rings, train: 0 pictures and 0 labels"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 2]), "labels are whole numbers from 0 to 1"),
+        ((np.zeros((2, 4, 4), np.uint8), [-1, 0]), "labels are whole numbers from 0 to 1"),
+        ((np.zeros((2, 4, 4), np.uint8), [0.0, 1.0]), "labels are whole numbers from 0 to 1"),
+        ((np.zeros((2, 4, 4)), [0, 1]), "not float64 .2, 4, 4, 1."),
+        ((np.zeros((2, 4, 4, 2), np.uint8), [0, 1]), "1 or 3 channels, not uint8 .2, 4, 4, 2."),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1], [{}]), "2 pictures and 1 targets"),
+    ],
+)
+def test_a_set_of_ones_own_that_does_not_fit(parts, words):
+    with pytest.raises(InputError, match=words):
+        PictureSet.of("rings", ("none", "ring"), train=parts)
+
+
+def test_a_set_of_ones_own_has_one_kind_of_colour():
+    grey, colour = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)
+    with pytest.raises(InputError, match="rings: some splits are grey and some in colour"):
+        PictureSet.of("rings", ("none", "ring"), train=(grey, [0, 1]), test=(colour, [0, 1]))
 
 
 def test_torchvision_is_not_imported_for_folders_and_digits():

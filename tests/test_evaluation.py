@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torch import nn
 
-from deepen.data.preprocess import PictureError, Preprocessing
+from deepen.data.decode import PictureError
+from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError, WorkError
 from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import describe_one_crop, predict_logits

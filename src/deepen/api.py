@@ -13,8 +13,8 @@ from torch import Tensor
 
 from deepen.baselines.probe import Probe
 from deepen.baselines.probe import probe as probe_layer
+from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
-from deepen.data.preprocess import PictureError
 from deepen.data.sources import PictureSet, SplitName, open_source
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError

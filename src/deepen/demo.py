@@ -17,7 +17,7 @@ from PIL import Image
 
 from deepen import api
 from deepen.baselines.shallow import linear_classifier, rbf_svm, test_error
-from deepen.data.preprocess import PictureError
+from deepen.data.decode import PictureError
 from deepen.data.sources import open_source
 from deepen.deployment.predictor import Prediction
 from deepen.training.progress import Reporter

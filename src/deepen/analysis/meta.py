@@ -101,16 +101,20 @@ class Meta(TorchDispatchMode):
 
 @contextmanager
 def on_meta(module: nn.Module) -> Iterator[None]:
-    """Within it, the parameters and buffers of a module are on the meta device; then as before."""
+    """Within it, the parameters and buffers of a module are on the meta device; then as before.
+
+    Inference mode, in which operations would pass `Meta` unseen, is off within it.
+    """
     homes: list[dict[str, Any]] = []
     for part in module.modules():
         homes += [part._parameters, part._buffers]
     held = [(home, name, t) for home in homes for name, t in home.items() if t is not None]
-    twins = {id(t): _twin(t) for _, _, t in held}  # by identity: tied weights stay tied
     try:
-        for home, name, tensor in held:
-            home[name] = twins[id(tensor)]
-        yield
+        with torch.inference_mode(False):
+            twins = {id(t): _twin(t) for _, _, t in held}  # by identity: tied weights stay tied
+            for home, name, tensor in held:
+                home[name] = twins[id(tensor)]
+            yield
     finally:
         for home, name, tensor in held:
             home[name] = tensor

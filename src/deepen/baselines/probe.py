@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
-from deepen.data.preprocess import PictureError
 from deepen.data.sources import PictureSet, SplitName
 from deepen.errors import InputError
 from deepen.evaluation.features import Features, extract_features

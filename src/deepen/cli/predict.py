@@ -29,7 +29,7 @@ def predict(
 ) -> None:
     """Print the most probable classes of each picture; a bad file is named and the rest goes on."""
     from deepen import api  # imports torch
-    from deepen.data.preprocess import PictureError
+    from deepen.data.decode import PictureError
 
     failed = 0
     if as_csv:

@@ -7,6 +7,7 @@ so the same numbers give the same pictures, one at a time or in batches.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Annotated, Literal
 
@@ -17,14 +18,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from deepen.data.decode import Pixels, to_image
 from deepen.data.erasing import ERASING_DRAWS, erase
-from deepen.data.preprocess import (
-    Pixels,
-    Preprocessing,
-    to_channels,
-    to_image,
-    to_pixels,
-)
+from deepen.data.geometry import Box, Geometry, window_of
+from deepen.data.preprocess import Preprocessing
 from deepen.data.rand_augment import MAX_MAGNITUDE, OPERATION_DRAWS, rand_augment
 from deepen.errors import InputError
 
@@ -124,6 +121,18 @@ class Augmentation(BaseModel):
         if self.lighting and preprocessing.channels != 3:
             raise InputError("augment.lighting needs colour pictures")
 
+    def check_geometry(self) -> None:
+        """Refuse what boxes and masks cannot follow.
+
+        Raises:
+            InputError: RandAugment, which rotates and shears.
+        """
+        if self.rand_augment:
+            raise InputError(
+                "augment.rand_augment: rotates, shears and shifts pictures, which boxes and masks "
+                "cannot follow; 0 leaves it out"
+            )
+
     @property
     def _parts(self) -> tuple[int, ...]:
         """Uniforms for crop, flip, jitter, lighting, RandAugment and erasing."""
@@ -157,24 +166,10 @@ def augment_batch(augmentation: Augmentation, images: Tensor, indices: Tensor, u
     """
     crop, *others = u.split(augmentation._parts, dim=1)
     if augmentation.crop == "pad":
-        batch = _windows(images, indices, crop, 2 * augmentation.pad_px)
+        batch = _cut_windows(images, indices, crop, 2 * augmentation.pad_px)
     else:
         batch = images.index_select(0, indices)
-    return _change(augmentation, batch, *others)
-
-
-def augment_picture(
-    augmentation: Augmentation, image: Image.Image, preprocessing: Preprocessing, u: Tensor
-) -> Tensor:
-    """Fit one picture and augment it: uint8 (H, W, C), from uniforms (draws,).
-
-    Raises:
-        PictureError: it has a size or values that `preprocessing` does not take.
-    """
-    if not augmentation.resizes:
-        return augment_fitted(augmentation, preprocessing.fit(image), u)
-    pixels = to_pixels(to_channels(image, preprocessing.channels))
-    return augment_pixels(augmentation, pixels, preprocessing, u)
+    return _change_content(augmentation, batch, *others)
 
 
 def augment_fitted(augmentation: Augmentation, fitted: np.ndarray, u: Tensor) -> Tensor:
@@ -186,11 +181,47 @@ def augment_fitted(augmentation: Augmentation, fitted: np.ndarray, u: Tensor) ->
 def augment_pixels(
     augmentation: Augmentation, pixels: Pixels, preprocessing: Preprocessing, u: Tensor
 ) -> Tensor:
-    """`augment_picture` where the augmentation resizes; `reduction` may have made pixels fewer."""
+    """Cut a window out of a picture and augment it: uint8 (H, W, C), from uniforms (draws,).
+
+    Of augmentations that resize; `reduction` may have made the pixels fewer.
+    """
     crop, *others = u[None].split(augmentation._parts, dim=1)
-    box = _box(augmentation, pixels.full_size, preprocessing.crop_px, crop[0].tolist())
-    window = _window(pixels, box, preprocessing.crop_px)
-    return _change(augmentation, torch.from_numpy(preprocessing.pad(window))[None], *others)[0]
+    box = _chosen_window(augmentation, pixels.full_size, preprocessing.crop_px, crop[0].tolist())
+    window = _resize_window(pixels, box, preprocessing.crop_px)
+    return _change_content(
+        augmentation, torch.from_numpy(preprocessing.pad(window))[None], *others
+    )[0]
+
+
+def geometry_of(
+    augmentation: Augmentation,
+    preprocessing: Preprocessing,
+    sizes: Sequence[tuple[int, int]],
+    u: Tensor,
+) -> Geometry:
+    """Where pictures of these (width, height) come to lie, by the uniforms (B, draws) of theirs.
+
+    Raises:
+        InputError: the augmentation moves pixels in ways that no window describes.
+    """
+    augmentation.check_geometry()
+    crop, flip, *_ = u.cpu().split(augmentation._parts, dim=1)
+    if augmentation.resizes:
+        crop_px, draws = preprocessing.crop_px, crop.tolist()
+        windows = [
+            _chosen_window(augmentation, size, crop_px, row)
+            for size, row in zip(sizes, draws, strict=True)
+        ]
+    else:
+        windows = [preprocessing.window(size) for size in sizes]
+    border, (height, width) = preprocessing.pad_px, preprocessing.size_px
+    place = torch.tensor([border, border, width - border, height - border]).repeat(len(u), 1)
+    if augmentation.crop == "pad":
+        corners = _corners(crop, 2 * augmentation.pad_px).flip(1)
+        place += augmentation.pad_px - corners.repeat(1, 2)
+    flipped = _is_flipped(flip) if augmentation.flip else torch.zeros(len(u), dtype=torch.bool)
+    window = torch.tensor(windows, dtype=torch.float32).reshape(-1, 4)
+    return Geometry(preprocessing.size_px, window, place.float(), flipped)
 
 
 def reduction(
@@ -204,7 +235,7 @@ def reduction(
         return 1
     height, width = preprocessing.crop_px
     crop = u[: _CROP_DRAWS[augmentation.crop]].tolist()
-    left, top, right, bottom = _box(augmentation, size, preprocessing.crop_px, crop)
+    left, top, right, bottom = _chosen_window(augmentation, size, preprocessing.crop_px, crop)
     spare = min((right - left) / width, (bottom - top) / height)
     return next(factor for factor in (8, 4, 2, 1) if spare >= factor or factor == 1)
 
@@ -233,9 +264,9 @@ def resized_box(
     return left, top, left + w, top + h
 
 
-def _box(
+def _chosen_window(
     augmentation: Augmentation, size: tuple[int, int], crop_px: tuple[int, int], u: list[float]
-) -> tuple[float, float, float, float]:
+) -> Box:
     """The window of a picture of (width, height) that is resized to the crop."""
     if augmentation.crop == "random_resized":
         return resized_box(augmentation, size, u)
@@ -244,14 +275,11 @@ def _box(
     shorter = least + int(u[0] * (greatest - least + 1))
     width, height = shorter * size[0] // min(size), shorter * size[1] // min(size)
     crop_height, crop_width = crop_px
-    left, top = int(u[1] * (width - crop_width + 1)), int(u[2] * (height - crop_height + 1))
-    across, down = size[0] / width, size[1] / height  # source pixels a pixel
-    return left * across, top * down, (left + crop_width) * across, (top + crop_height) * down
+    corner = int(u[1] * (width - crop_width + 1)), int(u[2] * (height - crop_height + 1))
+    return window_of(size, (width, height), corner, crop_px)
 
 
-def _window(
-    pixels: Pixels, box: tuple[float, float, float, float], crop_px: tuple[int, int]
-) -> np.ndarray:
+def _resize_window(pixels: Pixels, box: Box, crop_px: tuple[int, int]) -> np.ndarray:
     """The window resized, uint8 (h, w, C); only it is computed, however large the whole would be.
 
     Windows that begin and end between pixels, as those of smaller decoded pictures may, are
@@ -272,11 +300,16 @@ def _window(
     return np.array(window).reshape(height, width, -1)
 
 
-def _windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
+def _corners(u: Tensor, slack: int) -> Tensor:
+    """Top and left, int64 (B, 2), of windows that are `slack` pixels smaller both ways."""
+    return (u * (slack + 1)).long()
+
+
+def _cut_windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
     """Windows that are `slack` pixels smaller than the images both ways, at the place u (B, 2)."""
     n, full_height, full_width, channels = images.shape
     height, width = full_height - slack, full_width - slack
-    top, left = (u * (slack + 1)).long().unbind(1)
+    top, left = _corners(u, slack).unbind(1)
     # A row of a window lies in one piece, from any pixel on: gathering rows is nearly a memcpy.
     last = n * full_height * full_width - width
     pieces = images.as_strided((last + 1, width * channels), (channels, 1))
@@ -285,7 +318,7 @@ def _windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tensor:
     return pieces.index_select(0, rows.view(-1)).view(len(indices), height, width, channels)
 
 
-def _change(
+def _change_content(
     augmentation: Augmentation,
     images: Tensor,
     flip: Tensor,
@@ -296,7 +329,7 @@ def _change(
 ) -> Tensor:
     """All that comes after the crop, on uint8 (B, H, W, C), with the uniforms of each part."""
     if augmentation.flip:
-        images = _flip_some(images, flip[:, 0] < 0.5)
+        images = _flip_some(images, _is_flipped(flip))
     if augmentation.rand_augment:
         images = _rand_augment(augmentation.magnitude, images, operations)
     if augmentation.jitter or augmentation.lighting:
@@ -305,6 +338,11 @@ def _change(
         area, ratio = augmentation.erase_area, augmentation.erase_ratio
         images = erase(images, augmentation.erase, area, ratio, box)
     return images
+
+
+def _is_flipped(u: Tensor) -> Tensor:
+    """bool (B,) of uniforms (B, 1)."""
+    return u[:, 0] < 0.5
 
 
 def _rand_augment(magnitude: float, images: Tensor, u: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.data.preprocess import Pixels
+from deepen.data.decode import Pixels
 from deepen.errors import WorkError
 
 _ENTRY = np.dtype(

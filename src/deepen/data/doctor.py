@@ -20,8 +20,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from deepen.data.names import natural_key, to_text
-from deepen.data.preprocess import (
+from deepen.data.decode import (
     EXTENSIONS,
     FORMATS,
     MAX_PIXELS,
@@ -29,6 +28,7 @@ from deepen.data.preprocess import (
     detect_format,
     open_picture,
 )
+from deepen.data.names import natural_key, to_text
 from deepen.data.split import SPLIT_FOLDERS
 from deepen.errors import InputError
 

@@ -17,8 +17,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deepen.data.decode import EXTENSIONS
 from deepen.data.names import natural_key, to_text
-from deepen.data.preprocess import EXTENSIONS
 from deepen.errors import InputError
 from deepen.files import write_whole
 

@@ -7,16 +7,13 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,27 +22,21 @@ from deepen.data.augment import (
     augment_batch,
     augment_fitted,
     augment_pixels,
+    geometry_of,
     pad_images,
     reduction,
 )
 from deepen.data.cache import DecodedPictures
-from deepen.data.mixing import Mixing, mix
-from deepen.data.preprocess import (
+from deepen.data.decode import (
     PictureError,
     Pixels,
-    Preprocessing,
-    open_picture,
-    open_pixels,
-    to_channels,
-    to_image,
-    to_pixels,
 )
+from deepen.data.geometry import Geometry
+from deepen.data.mixing import Mixing, mix
+from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 from deepen.errors import InputError
-
-MAX_STATISTICS_FILES = 2000
-"""Of a split in files, at most this many, evenly spaced, are decoded for its statistics."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +55,36 @@ class Batch:
     """float32 (B, K), the shares of the classes where pictures are mixed."""
     elsewhere: int = 0
     """How many pictures of this batch other processes have."""
+    named_targets: list[dict[str, Tensor]] | None = None
+    """Of each picture what its split's `targets` say, on the device, in px of the source."""
+    geometry: Geometry | None = None
+    """Where the pictures lie in their sources; only where the split has targets."""
 
     @property
-    def targets(self) -> Tensor:
-        """What the loss compares with: labels, or shares where pictures are mixed."""
+    def targets(self) -> Any:
+        """What the loss compares with: labels (B,), or shares (B, K) where pictures are mixed.
+
+        Where the split has targets of its own, those: a list of B mappings of name to tensor.
+        `geometry` carries their boxes and masks to px of `images`.
+        """
+        if self.named_targets is not None:
+            return self.named_targets
         return self.labels if self.shares is None else self.shares
 
     def __getitem__(self, place: slice) -> Batch:
         """A part of the pictures, without the bad ones."""
-        shares = None if self.shares is None else self.shares[place]
-        return Batch(self.images[place], self.labels[place], self.indices[place], shares=shares)
+
+        def part(value: Any) -> Any:
+            return None if value is None else value[place]
+
+        return Batch(
+            self.images[place],
+            self.labels[place],
+            self.indices[place],
+            shares=part(self.shares),
+            named_targets=part(self.named_targets),
+            geometry=part(self.geometry),
+        )
 
 
 class Batches:
@@ -82,6 +93,9 @@ class Batches:
     Pictures in memory are kept on the device as uint8 and augmented there in batches. Files are
     decoded and augmented one by one, by `workers` processes (0: in this one); so are pictures in
     memory whose augmentation resizes or is RandAugment. Neither changes a bit of what comes out.
+
+    Where the split has targets, a batch holds them and the geometry that brings their boxes and
+    masks to where the pictures lie.
 
     Several processes share each batch: they see the same pictures, augmented alike, that one
     would. The one of `rank` has a run of neighbours in the batch, with places 2j and 2j+1 never
@@ -105,7 +119,8 @@ class Batches:
         world_size: how many processes share the split.
 
     Raises:
-        InputError: the augmentation does not go with the preprocessing.
+        InputError: the augmentation does not go with the preprocessing, or it or the mixing with a
+            split that has targets.
         WorkError: there is no room for the cache.
     """
 
@@ -133,6 +148,10 @@ class Batches:
         self.augmentation = augmentation or Augmentation()
         self.augmentation.check(preprocessing)
         self.mixing = mixing or Mixing()
+        if split.targets is not None:
+            self.augmentation.check_geometry()
+            if self.mixing.active:
+                raise InputError("mixing: pictures with targets beside their class cannot be mixed")
         self.num_classes = num_classes
         self.seed = seed
         self.shuffle = shuffle
@@ -143,7 +162,8 @@ class Batches:
         """Pictures of an epoch, in all processes."""
         self.num_batches = math.ceil(len(split) / batch_size)
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
-        self._mean_image = None if mean_image is None else mean_image.to(self.device)
+        width = preprocessing.size_px[1]
+        self._normalize = preprocessing.normalization(width, self.device, mean_image)
         self._labels = torch.from_numpy(split.labels).to(self.device)
         if not stay_on_device(split, self.augmentation):
             cache = None
@@ -158,6 +178,7 @@ class Batches:
             assert split.images is not None
             images = torch.from_numpy(preprocessing.fit_arrays(split.images)).to(self.device)
             self._images = pad_images(self.augmentation, images)
+            self._size = (split.images.shape[2], split.images.shape[1])
             self._pictures = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -174,8 +195,8 @@ class Batches:
 
     @property
     def resident(self) -> bool:
-        """Whether the pictures lie on the device, so that `layout` and `pick` can be used."""
-        return self._pictures is None
+        """Whether all lies on the device, so that `layout` and `pick` can be used."""
+        return self._pictures is None and self.split.targets is None
 
     def layout(self, epoch: int) -> tuple[Tensor, Tensor]:
         """An epoch's order, int64 (N,), and uniforms, float32 (N, draws), on the device."""
@@ -188,7 +209,7 @@ class Batches:
         Waits for nothing: a CUDA graph can hold it.
         """
         images = augment_batch(self.augmentation, self._images, indices, u)
-        return self.preprocessing.normalize(images, self._mean_image), self._labels[indices]
+        return self._normalize(images), self._labels[indices]
 
     def _order(self, epoch: int) -> Tensor:
         if self.shuffle:
@@ -212,7 +233,12 @@ class Batches:
         for place in places:
             indices = on_device[place]
             images = augment_batch(self.augmentation, self._images, indices, u[place])
-            yield self._batch(epoch, images, self._labels[indices], order[place], order[place])
+            geometry = None
+            if self.split.targets is not None:
+                sizes = [self._size] * len(indices)
+                geometry = geometry_of(self.augmentation, self.preprocessing, sizes, u[place])
+            labels, kept = self._labels[indices], order[place]
+            yield self._batch(epoch, images, labels, kept, kept, geometry=geometry)
 
     def _from_pictures(self, epoch: int, chunks: list[Tensor]) -> Iterator[Batch]:
         assert self._pictures is not None
@@ -222,11 +248,11 @@ class Batches:
         else:
             self._requests[:] = requests
             answers = self._workers
-        for chunk, (images, kept, bad) in zip(chunks, answers, strict=True):
+        for chunk, (images, kept, bad, geometry) in zip(chunks, answers, strict=True):
             images = images.to(self.device, non_blocking=True)
             indices = torch.tensor(kept, dtype=torch.int64)
             labels = self._labels[indices.to(self.device)]
-            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad))
+            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad), geometry)
 
     def _batch(
         self,
@@ -236,9 +262,17 @@ class Batches:
         kept: Tensor,
         asked: Tensor,
         bad: tuple[PictureError, ...] = (),
+        geometry: Geometry | None = None,
     ) -> Batch:
         """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
-        normal = self.preprocessing.normalize(images, self._mean_image)
+        normal = self._normalize(images)
+        if self.split.targets is not None:
+            given = [self.split.targets[index] for index in kept.tolist()]
+            named = [
+                {name: torch.tensor(value, device=self.device) for name, value in target.items()}
+                for target in given
+            ]
+            return Batch(normal, labels, kept, bad, named_targets=named, geometry=geometry)
         if not (self.mixing.active and len(kept)):
             return Batch(normal, labels, kept, bad)
         normal, labels, shares = mix(
@@ -270,6 +304,7 @@ class _Answer(NamedTuple):
     images: Tensor  # uint8 (B, H, W, C)
     kept: list[int]  # the indices of these images
     bad: Sequence[PictureError]
+    geometry: Geometry | None = None  # of these images, where the split has targets
 
 
 class _Pictures(Dataset[_Answer]):
@@ -283,7 +318,8 @@ class _Pictures(Dataset[_Answer]):
         seed: int,
         cache: DecodedPictures | None = None,
     ) -> None:
-        self.split = split
+        self.split = replace(split, targets=None)  # workers have no use for them
+        self.has_targets = split.targets is not None
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
@@ -297,18 +333,29 @@ class _Pictures(Dataset[_Answer]):
             self.augmentation.draws,
         )
         images, kept, bad = [], [], []
-        for index, u in zip(request.indices, draws, strict=True):
+        sizes, places = [], []
+        for place, (index, u) in enumerate(zip(request.indices, draws, strict=True)):
             try:
-                images.append(self._augmented(index, u))
-                kept.append(index)
+                image, full_size = self._augmented(index, u)
             except PictureError as error:
                 bad.append(error)
+                continue
+            images.append(image)
+            kept.append(index)
+            sizes.append(full_size)
+            places.append(place)
         size = (*self.preprocessing.size_px, self.preprocessing.channels)
         stacked = torch.stack(images) if images else torch.empty((0, *size), dtype=torch.uint8)
-        return _Answer(stacked, kept, tuple(bad))
+        geometry = None
+        if self.has_targets:
+            geometry = geometry_of(self.augmentation, self.preprocessing, sizes, draws[places])
+        return _Answer(stacked, kept, tuple(bad), geometry)
 
-    def _augmented(self, index: int, u: Tensor) -> Tensor:
-        """A picture out of the cache, or decoded and put there: uint8 (H, W, C)."""
+    def _augmented(self, index: int, u: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """A picture out of the cache, or decoded and put there: uint8 (H, W, C).
+
+        With it come the width and height of its source in full.
+        """
 
         def factor(size: tuple[int, int]) -> int:
             return reduction(self.augmentation, size, self.preprocessing, u)
@@ -318,19 +365,20 @@ class _Pictures(Dataset[_Answer]):
             if self.cache is not None:
                 pixels = self.cache.get(index, 1)
             if pixels is None:
-                image = _open(self.split, index, self.preprocessing.channels)
+                image = self.split.picture(index, self.preprocessing.channels)
                 fitted = self.preprocessing.fit(image)
                 pixels = Pixels(fitted, image.size)
                 if self.cache is not None:
                     self.cache.put(index, 1, pixels)
-            return augment_fitted(self.augmentation, pixels.array, u)
+            return augment_fitted(self.augmentation, pixels.array, u), pixels.full_size
         if self.cache is not None and (size := self.cache.full_size(index)) is not None:
             pixels = self.cache.get(index, factor(size))
         if pixels is None:
-            pixels = _open_pixels(self.split, index, self.preprocessing.channels, factor)
+            pixels = self.split.pixels(index, self.preprocessing.channels, factor)
             if self.cache is not None:
                 self.cache.put(index, factor(pixels.full_size), pixels)
-        return augment_pixels(self.augmentation, pixels, self.preprocessing, u)
+        augmented = augment_pixels(self.augmentation, pixels, self.preprocessing, u)
+        return augmented, pixels.full_size
 
 
 def _start_workers(
@@ -366,78 +414,3 @@ def _outlive_stop_signals(leaving: Event, worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one decides when to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
-
-
-def _open(split: Split, index: int, channels: int) -> Image.Image:
-    if split.images is not None:
-        return to_channels(to_image(split.images[index]), channels)
-    return open_picture(split.encoded(index), name=split.key(index), channels=channels)
-
-
-def _open_pixels(
-    split: Split, index: int, channels: int, reduction: Callable[[tuple[int, int]], int]
-) -> Pixels:
-    if split.images is not None:
-        return to_pixels(_open(split, index, channels))
-    name = split.key(index)
-    return open_pixels(split.encoded(index), name=name, channels=channels, reduction=reduction)
-
-
-def per_channel_stats(
-    split: Split, preprocessing: Preprocessing
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, on the 0..1 scale.
-
-    Of the pictures as `preprocessing` fits them, border included; of files at most
-    `MAX_STATISTICS_FILES`. A channel without any variation counts as of standard deviation 1.
-
-    Raises:
-        InputError: not one picture could be decoded.
-    """
-    mean, square = (moment.mean((0, 1)) for moment in _moments(split, preprocessing))
-    std = (square - mean**2).clamp(min=0).sqrt()
-    return tuple(mean.tolist()), tuple(value or 1.0 for value in std.tolist())
-
-
-def per_pixel_mean(split: Split, preprocessing: Preprocessing) -> Tensor:
-    """The mean picture, float32 (H, W, C) on the 0..1 scale; else as `per_channel_stats`."""
-    return _moments(split, preprocessing)[0].float()
-
-
-def _moments(split: Split, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Mean of x and of x^2 at each pixel, float64 (H, W, C), x in 0..1."""
-    count = 0
-    sums = torch.zeros(2, *preprocessing.size_px, preprocessing.channels, dtype=torch.float64)
-    for pictures in _fitted(split, preprocessing):
-        x = torch.from_numpy(pictures).float()  # sums of 256 squares are exact in float32
-        sums += torch.stack([x.sum(0), x.square_().sum(0)])
-        count += len(x)
-    mean, square = sums / count
-    return mean / 255, square / 255**2
-
-
-def _fitted(split: Split, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
-    """The pictures that can be decoded, fitted, up to 256 at a time."""
-    if split.images is not None:
-        for start in range(0, len(split), 256):
-            yield preprocessing.fit_arrays(split.images[start : start + 256])
-        return
-
-    def decode(index: int) -> np.ndarray | PictureError:
-        try:
-            return preprocessing.fit(_open(split, index, preprocessing.channels))
-        except PictureError as error:
-            return error
-
-    indices = split.sample(MAX_STATISTICS_FILES)
-    count = len(indices)
-    bad: list[PictureError] = []
-    with ThreadPoolExecutor() as pool:  # decoders let go of the GIL
-        for start in range(0, count, 256):
-            results = list(pool.map(decode, indices[start : start + 256]))
-            bad += [result for result in results if isinstance(result, PictureError)]
-            good = [result for result in results if not isinstance(result, PictureError)]
-            if good:
-                yield np.stack(good)
-    if len(bad) == count:
-        raise InputError(f"none of {count} pictures could be decoded; the first: {bad[0]}")

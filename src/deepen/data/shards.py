@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepen.data.preprocess import PictureError
+from deepen.data.decode import PictureError
 from deepen.data.randomness import permutation
 from deepen.errors import InputError
 

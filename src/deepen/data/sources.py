@@ -15,11 +15,11 @@ from deepen.errors import InputError, unknown
 
 __all__ = [
     "HELD_OUT",
+    "NAMED",
     "SPLIT_FOLDERS",
     "PictureSet",
     "Split",
     "SplitName",
-    "list_sources",
     "natural_key",
     "open_source",
 ]
@@ -33,7 +33,7 @@ def open_source(
     validation: int | None = None,
     exclude: Collection[str] = (),
 ) -> PictureSet:
-    """Open a data set by name (`list_sources`), a folder of pictures, or Parquet files.
+    """Open a data set by name (`NAMED`), a folder of pictures, or Parquet files.
 
     A folder holds `train/<class>/` with `val/<class>/` (also `valid`, `validation`) and
     `test/<class>/`, or `<class>/` alone; pictures may lie at any depth below. Hidden files and
@@ -77,8 +77,3 @@ def open_source(
     if len(folder.parts) > 1:
         raise InputError(f"{word}: no such folder")
     raise unknown("data set or folder", word, NAMED)
-
-
-def list_sources() -> list[str]:
-    """The data sets that are known by name."""
-    return sorted(NAMED)

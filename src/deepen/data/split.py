@@ -8,14 +8,23 @@ other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
+from deepen.data.decode import (
+    Pixels,
+    open_picture,
+    open_pixels,
+    to_channels,
+    to_image,
+    to_pixels,
+)
 from deepen.data.randomness import permutation
 from deepen.data.shards import Rows
 from deepen.errors import InputError
@@ -51,11 +60,16 @@ class Split:
     sizes: np.ndarray | None = None
     """int64 (N,), of the files in bytes where they are known already; -1 where there is none."""
     rows: Rows | None = None
+    targets: Sequence[Mapping[str, Any]] | None = None
+    """Of each picture what is to be learned where that is more than a class: a mapping of names to
+    arrays or numbers, as torchvision's detection has it, {"boxes": float32 (n, 4), "labels": int64
+    (n,)}. Boxes, points and masks are in px of the upright picture in full size."""
 
     def __post_init__(self) -> None:
         given = [p for p in (self.images, self.files, self.rows) if p is not None]
         assert len(given) == 1
         assert len(given[0]) == len(self.labels) == len(self.keys)
+        assert self.targets is None or len(self.targets) == len(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,6 +88,21 @@ class Split:
             return self.files[index]
         assert self.rows is not None
         return self.rows.read(index)
+
+    def picture(self, index: int, channels: int) -> Image.Image:
+        """A picture decoded in full; errors are those of `open_picture`."""
+        if self.images is not None:
+            return to_channels(to_image(self.images[index]), channels)
+        return open_picture(self.encoded(index), name=self.key(index), channels=channels)
+
+    def pixels(
+        self, index: int, channels: int, reduction: Callable[[tuple[int, int]], int]
+    ) -> Pixels:
+        """A picture decoded for training; arguments and errors are those of `open_pixels`."""
+        if self.images is not None:
+            return to_pixels(self.picture(index, channels))
+        name = self.key(index)
+        return open_pixels(self.encoded(index), name=name, channels=channels, reduction=reduction)
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The pictures shuffled for an epoch, int64 (N,): shards as `Rows.order` says."""
@@ -98,10 +127,11 @@ class Split:
             files=None if self.files is None else tuple(self.files[i] for i in places),
             sizes=None if self.sizes is None else self.sizes[places],
             rows=None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places]),
+            targets=None if self.targets is None else tuple(self.targets[i] for i in places),
         )
 
     def feed(self, digest: hashlib._Hash) -> None:
-        """Add keys, labels and image bytes (files: sizes; shards: sizes and footers)."""
+        """Add keys, labels and image bytes (files: sizes; shards: sizes and footers), targets."""
         digest.update("\n".join((self.name, *self.keys)).encode())
         digest.update(self.labels.tobytes())
         if self.images is not None:
@@ -114,6 +144,12 @@ class Split:
         else:
             assert self.rows is not None
             digest.update(self.rows.shards.digest)
+        for target in () if self.targets is None else self.targets:
+            digest.update(f"\n{len(target)} targets".encode())
+            for name, value in sorted(target.items()):
+                array = np.asarray(value)
+                digest.update(f"\n{name} {array.dtype.str} {array.shape} ".encode())
+                digest.update(array.tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +167,83 @@ class PictureSet:
     notes: tuple[str, ...] = ()
     """In words: how it was split, what is missing, what was left out."""
     fingerprint: str = field(init=False)
-    """SHA-256 over classes, and each split's keys, labels and image bytes (`Split.feed`)."""
+    """SHA-256 over classes, and each split's keys, labels, image bytes, targets (`Split.feed`)."""
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for split in self.splits.values():
             split.feed(digest)
         object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        classes: Sequence[str],
+        *,
+        train: Sequence[Any],
+        val: Sequence[Any] | None = None,
+        test: Sequence[Any] | None = None,
+    ) -> PictureSet:
+        """A data set of one's own, in memory or as files.
+
+            PictureSet.of("rings", ("none", "ring"), train=(images, labels), val=(more, theirs))
+
+        Args:
+            name: what it is called; `name/train/17` identifies a picture in memory.
+            classes: their names.
+            train: pictures, labels and perhaps targets. Pictures are uint8 (N, h, w) or
+                (N, h, w, C), of 1 or 3 channels, or a list of N paths; labels N places in
+                `classes`; targets as `Split.targets` says.
+            val: the same, held out to choose the best epoch by.
+            test: the same, for the score that is reported.
+
+        Raises:
+            InputError: the three do not fit each other, or the classes.
+        """
+        given: dict[SplitName, Sequence[Any] | None] = {"train": train, "val": val, "test": test}
+        splits: dict[SplitName, Split] = {
+            split: _own_split(name, split, len(classes), *parts)
+            for split, parts in given.items()
+            if parts is not None
+        }
+        channels = {3 if s.images is None else s.images.shape[-1] for s in splits.values()}
+        if len(channels) > 1:
+            raise InputError(f"{name}: some splits are grey and some in colour")
+        pools: Pools = {split: np.arange(len(found)) for split, found in splits.items()}
+        notes = tuple(note_on_test(pools))
+        return cls(name, None, tuple(classes), channels.pop(), splits, notes)
+
+
+def _own_split(
+    name: str,
+    split: SplitName,
+    num_classes: int,
+    pictures: Any,
+    labels: Any,
+    targets: Sequence[Mapping[str, Any]] | None = None,
+) -> Split:
+    where, labels = f"{name}, {split}", np.asarray(labels)
+    if not len(pictures) or len(pictures) != len(labels):
+        raise InputError(f"{where}: {len(pictures):,} pictures and {len(labels):,} labels")
+    if targets is not None and len(targets) != len(labels):
+        raise InputError(f"{where}: {len(labels):,} pictures and {len(targets):,} targets")
+    whole = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if not whole or labels.min() < 0 or labels.max() >= num_classes:
+        raise InputError(f"{where}: labels are whole numbers from 0 to {num_classes - 1}")
+    labels = labels.astype(np.int64)
+    if all(isinstance(picture, str | Path) for picture in pictures):
+        files = tuple(map(Path, pictures))
+        return Split(split, labels, tuple(map(str, files)), files=files, targets=targets)
+    images = np.asarray(pictures)
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"{where}: pictures are paths, or uint8 (N, h, w) or (N, h, w, C) of 1 or 3 channels, "
+            f"not {images.dtype} {images.shape}"
+        )
+    keys = tuple(f"{name}/{split}/{place}" for place in range(len(labels)))
+    return Split(split, labels, keys, images=images, targets=targets)
 
 
 Pools = dict[SplitName, np.ndarray]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from deepen.data.preprocess import EXTENSIONS, PictureError, open_picture
+from deepen.data.decode import EXTENSIONS, PictureError, open_picture
 from deepen.data.sources import natural_key
 from deepen.errors import InputError
 from deepen.weights import load_weights
@@ -45,7 +45,9 @@ class Predictor:
         loaded = load_weights(weights, model=model)
         self.card, self.device = loaded.card, torch.device(device)
         self.model = loaded.model.to(self.device)
-        self.mean_image = loaded.mean_image
+        preprocessing = self.card.preprocessing
+        width = preprocessing.size_px[1]
+        self._normalize = preprocessing.normalization(width, self.device, loaded.mean_image)
 
     def __call__(
         self, paths: Iterable[str | Path], *, top_k: int = 5, batch_size: int = 32
@@ -74,7 +76,7 @@ class Predictor:
         if pixels:
             images = torch.from_numpy(np.stack(list(pixels.values()))).to(self.device)
             with torch.inference_mode():
-                logits = self.model(preprocessing.normalize(images, self.mean_image)).cpu().double()
+                logits = self.model(self._normalize(images)).cpu().double()
             shares = (logits / self.card.temperature).softmax(1)
             best = shares.topk(min(top_k, shares.shape[1]))
             for place, values, indices in zip(

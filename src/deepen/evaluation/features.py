@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from deepen.errors import InputError, unknown
 
 if TYPE_CHECKING:
+    from deepen.data.decode import PictureError
     from deepen.data.loader import Batch
-    from deepen.data.preprocess import PictureError
 
 
 class Features(NamedTuple):

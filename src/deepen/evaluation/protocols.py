@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from deepen.errors import InputError
 
 if TYPE_CHECKING:
+    from deepen.data.decode import PictureError
     from deepen.data.loader import Batch
-    from deepen.data.preprocess import PictureError, Preprocessing
+    from deepen.data.preprocess import Preprocessing
 
 
 class Predictions(NamedTuple):

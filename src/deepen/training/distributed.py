@@ -29,8 +29,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from deepen.data.decode import PictureError
 from deepen.data.loader import Batch
-from deepen.data.preprocess import PictureError
 from deepen.errors import DeepenError, InputError, Interrupted, WorkError
 from deepen.evaluation.protocols import Predictions
 from deepen.training.checkpoint import Checkpoint

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from torch import Tensor
 
-from deepen.data.loader import per_channel_stats, per_pixel_mean
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet
+from deepen.data.statistics import per_channel_stats, per_pixel_mean
 from deepen.errors import InputError, first_problem
 from deepen.models.architecture import Takes
 from deepen.training.blocks import Input

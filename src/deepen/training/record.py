@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepen.data.decode import PictureError
 from deepen.data.loader import Batch
-from deepen.data.preprocess import PictureError
 from deepen.errors import Diverged, InputError
 from deepen.training.build import Job
 from deepen.training.state import State

@@ -108,7 +108,7 @@ def why_no_graph(recipe: Recipe, train: Split, processes: int) -> str | None:
     """What keeps the steps from being captured, in words; None where nothing does."""
     augment = recipe.augment
     shifts = Augmentation(crop=augment.crop, pad_px=augment.pad_px, flip=augment.flip)
-    if not stay_on_device(train, augment):
+    if not stay_on_device(train, augment) or train.targets is not None:
         return "pictures that do not lie on the device cannot be in a graph"
     if processes > 1:
         return "several processes cannot share a graph"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from deepen.data.preprocess import decoder
+from deepen.data.decode import decoder
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe
 from deepen.training.request import Here

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from deepen.data.decode import open_picture, to_image
 from deepen.data.loader import Batch
-from deepen.data.preprocess import open_picture, to_image
 from deepen.data.sources import Split
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Figures, in_top, score

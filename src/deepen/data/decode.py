@@ -1,0 +1,335 @@
+"""From bytes to an upright picture in RGB or grey; the only place that decodes one.
+
+`open_picture` turns a file or bytes into a checked picture, or raises `PictureError`. The loader,
+the predictor, the exporter and the server share it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, features
+
+from deepen.errors import InputError
+
+MAX_PIXELS = 178_956_970
+"""Width x height above which no picture is decoded: where Pillow itself refuses a bomb."""
+
+FORMATS = {
+    "JPEG": frozenset({".jpg", ".jpeg"}),
+    "PNG": frozenset({".png"}),
+    "WEBP": frozenset({".webp"}),
+    "BMP": frozenset({".bmp"}),
+    "GIF": frozenset({".gif"}),
+    "TIFF": frozenset({".tif", ".tiff"}),
+}
+"""The formats that are read, each with the file name endings that stand for it."""
+
+EXTENSIONS = frozenset().union(*FORMATS.values())
+"""Lower-case endings of the files that are taken for pictures."""
+
+_ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED = (5, 6, 7, 8)  # those that change width and height over
+
+
+class PictureError(InputError):
+    """A picture that cannot be used: `path` names it, `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that it crosses to another process
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def misfit(image: Image.Image, reason: str) -> PictureError:
+    """The error of a picture that was decoded, under the name that `open_picture` gave it."""
+    return PictureError(image.info.get("name", "picture"), reason)
+
+
+def detect_format(source: str | Path | bytes) -> str | None:
+    """The format that the first bytes of `source` announce, a key of `FORMATS`, or None.
+
+    Raises:
+        PictureError: the file cannot be read.
+    """
+    with _opened(source, _name(source)) as file:
+        return _signature(file)
+
+
+def open_picture(
+    source: str | Path | bytes,
+    *,
+    name: str | None = None,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    reduction: Callable[[tuple[int, int]], int] | None = None,
+) -> Image.Image:
+    """Decode a picture in full and turn it upright, as mode RGB (3 channels) or L (1 channel).
+
+    The first frame is taken. Transparency is composited on white, 16-bit values keep their upper
+    8 bits, CMYK is converted without a colour profile. `name` stands for the picture in errors
+    (by default its path), and stays with it as `info["name"]`. `max_pixels` is checked on the
+    header; Pillow's own limit, twice its `Image.MAX_IMAGE_PIXELS`, holds whatever it says.
+
+    `reduction`, for training alone, is told the (width, height) of the upright picture and answers
+    1, 2, 4 or 8: a JPEG is decoded that much smaller, its sides rounded up, by the shorter inverse
+    cosine transforms of libjpeg-turbo (a turned one by a factor that divides its sides, at most
+    that). Damage is found as in full. The size in full stays with the picture as
+    `info["full_size"]`, and the factor as `info["factor"]`.
+
+    Raises:
+        PictureError: for every failure: no such file, a folder, no picture, damage, too large.
+    """
+    name = name or _name(source)
+    with _opened(source, name) as file:
+        picture_format = _signature(file)
+        if picture_format is None:
+            empty = not file.read(1)
+            kinds = ", ".join(FORMATS)
+            raise PictureError(name, "is empty" if empty else f"not a picture; read are {kinds}")
+        try:
+            return _decode(file, picture_format, name, channels, max_pixels, reduction)
+        except PictureError:
+            raise
+        except Exception as error:  # a decoder fed with damage may raise anything
+            raise PictureError(name, _damage(picture_format, error)) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A picture decoded for training, perhaps smaller than it is."""
+
+    array: np.ndarray
+    """uint8 (h, w, C)"""
+    full_size: tuple[int, int]
+    """Width and height in full."""
+    factor: int = 1
+    """By how much it was decoded smaller."""
+    reducible: bool = False
+    """Whether it might have been decoded smaller: a JPEG."""
+
+
+def open_pixels(
+    source: str | Path | bytes,
+    *,
+    name: str | None = None,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    reduction: Callable[[tuple[int, int]], int],
+) -> Pixels:
+    """`open_picture` for training: the same pixels and errors, faster where simplejpeg is there.
+
+    It takes upright colour JPEGs without a fault. Whatever else there is to say is Pillow's to say.
+    """
+    name = name or _name(source)
+    simplejpeg = _simplejpeg()
+    if simplejpeg is not None and channels == 3:
+        with _opened(source, name) as file:
+            found = _decode_jpeg(simplejpeg, file.read(), max_pixels, reduction)
+        if found is not None:
+            return found
+    image = open_picture(
+        source, name=name, channels=channels, max_pixels=max_pixels, reduction=reduction
+    )
+    return to_pixels(image)
+
+
+def decoder() -> str:
+    """What decodes pictures here; others may differ in a bit."""
+    turbo = features.version_feature("libjpeg_turbo")
+    words = f"Pillow {Image.__version__}, {'libjpeg-turbo ' + turbo if turbo else 'libjpeg'}"
+    simplejpeg = _simplejpeg()
+    return words if simplejpeg is None else f"{words}, simplejpeg {simplejpeg.__version__}"
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Pixels uint8 (h, w, C), of 1 or 3 channels, as mode L or RGB."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def to_pixels(image: Image.Image) -> Pixels:
+    """A picture of `open_picture`, with what it says of its size in full."""
+    array = np.array(image).reshape(image.height, image.width, -1)
+    full_size = image.info.get("full_size", image.size)
+    return Pixels(array, full_size, image.info.get("factor", 1), "factor" in image.info)
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Any mode to RGB (3 channels) or L (1 channel); nothing is done where it is that already.
+
+    Raises:
+        PictureError: values of 32 bits, which have no agreed white.
+    """
+    mode = {1: "L", 3: "RGB"}[channels]
+    if image.mode.startswith("I;16"):
+        # The upper byte, which is also what Pillow's decoders keep of 16-bit colour.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise misfit(image, "32-bit or signed values have no agreed white; save as 8 or 16 bits")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _decode(
+    file: BinaryIO,
+    picture_format: str,
+    name: str,
+    channels: int,
+    max_pixels: int,
+    reduction: Callable[[tuple[int, int]], int] | None,
+) -> Image.Image:
+    with _quiet():
+        image = Image.open(file, formats=(picture_format,))
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(name, f"{width}x{height} px, above the cap of {max_pixels:,} pixels")
+    if width * height == 0:
+        raise PictureError(name, f"{width}x{height} px, nothing to see")
+    about: dict[str | tuple[int, int], Any] = {"name": name}
+    if picture_format == "JPEG" and reduction is not None:
+        orientation = _orientation(image)
+        full_size = (height, width) if orientation in _TURNED else (width, height)
+        factor = reduction(full_size)
+        while orientation in _UPRIGHT and (width % factor or height % factor):
+            factor //= 2  # else what is rounded up would come before the first pixel
+        about |= {"full_size": full_size, "factor": factor}
+        image.draft(None, (width // factor, height // factor))  # rounds the factor down
+    with _quiet() if picture_format == "TIFF" else nullcontext():  # it reads its tags again
+        image.load()
+    orientation = _orientation(image)  # after load: a TIFF turns itself and drops the tag
+    image = to_channels(image, channels)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    image.info = about
+    return image
+
+
+@cache
+def _simplejpeg() -> Any:
+    """The module, or None where it is not installed (deepen[fast])."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
+
+
+def _decode_jpeg(
+    simplejpeg: Any, data: bytes, max_pixels: int, reduction: Callable[[tuple[int, int]], int]
+) -> Pixels | None:
+    """An upright colour JPEG in which nothing is wrong; None for any other file."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        with _quiet():
+            image = Image.open(BytesIO(data), formats=("JPEG",))
+        width, height = image.size
+        if image.mode != "RGB" or width * height > max_pixels or _orientation(image) in _UPRIGHT:
+            return None
+        factor = reduction(image.size)
+        size = -(-height // factor), -(-width // factor)
+        array = simplejpeg.decode_jpeg(data, "RGB", min_height=size[0], min_width=size[1])
+    except Exception:  # strict: a warning too
+        return None
+    return Pixels(array, image.size, factor, True) if array.shape[:2] == size else None
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation; a broken EXIF block does not spoil the picture and says nothing."""
+    with _quiet():
+        try:
+            return image.getexif().get(_ORIENTATION_TAG)
+        except Exception:
+            return None
+
+
+def _name(source: str | Path | bytes) -> str:
+    return "picture" if isinstance(source, bytes) else str(source)
+
+
+@contextmanager
+def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes):
+        yield BytesIO(source)
+        return
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block for ever
+            raise PictureError(name, "is a folder" if os.path.isdir(source) else "is no file")
+        with open(source, "rb") as file:
+            yield file
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError(name, "no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise PictureError(name, f"cannot be read: {_one_line(error)}") from error
+
+
+def _signature(file: BinaryIO) -> str | None:
+    head = file.read(12)
+    file.seek(0)
+    if head.startswith(b"RIFF"):
+        return "WEBP" if head[8:] == b"WEBP" else None
+    for picture_format, starts in {
+        "JPEG": (b"\xff\xd8\xff",),
+        "PNG": (b"\x89PNG\r\n\x1a\n",),
+        "GIF": (b"GIF87a", b"GIF89a"),
+        "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        "BMP": (b"BM",),
+    }.items():
+        if head.startswith(starts):
+            return picture_format
+    return None
+
+
+_warning_filters = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Pillow's warnings on odd metadata and on sizes that are checked here.
+
+    The filters are global, so threads take turns; but for TIFF, decoding is outside this lock.
+    """
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _damage(picture_format: str, error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: {_one_line(error)}"
+    if isinstance(error, Image.UnidentifiedImageError):  # its message is an object's address
+        return f"damaged {picture_format}: no header, or of a variant that is not read"
+    return f"damaged {picture_format}: {_one_line(error)}"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
