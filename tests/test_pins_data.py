@@ -663,3 +663,12 @@ def test_windows_of_scale_are_decoded_smaller(factor, tmp_path):
     top = int(across_u * (shorter - 7))
     window = np.asarray(reduced(path, factor, (128, 192)))[top : top + 8, left : left + 8]
     assert np.abs(found.astype(int) - window).max() <= 1
+
+
+def test_neither_side_is_decoded_below_what_is_made_of_it(tmp_path):
+    """128 by 192 px on 32 by 24: 4 times as high, 8 times as wide, so decoded at 1/4."""
+    path = jpeg(tmp_path, photograph(128, 192), 8)
+    fields = {"crop": "random_resized", "area": (1.0, 1.0), "ratio": (1.5, 1.5)}
+    (found,) = of_files([path], plain(32, 24), **fields)
+    expected = reduced(path, 4, (128, 192)).resize((24, 32), Image.Resampling.BILINEAR)
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
