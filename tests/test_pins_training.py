@@ -475,7 +475,7 @@ def test_training_columns_of_the_metrics(case, run, again):
 
 @pytest.mark.parametrize("name", ["last", "best"])
 def test_validation_columns_of_the_metrics(name, case, run, preprocessing):
-    """From the saved weights, in float64: cross-entropy after the temperature, without smoothing."""
+    """From the saved weights, in float64: cross-entropy after the temperature, not smoothed."""
     network, card, _ = load_weights(run / f"{name}.safetensors", model=case.model)
     row = rows(run)[card.epoch - 1]
     assert name == "best" or card.epoch == 2
