@@ -14,9 +14,10 @@ import math
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,10 +86,14 @@ def loss_of(hits: int, sure: float, temperature: float = 1.0) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def _scripted() -> Iterator[None]:
+    """The network can be named, and small work is not spread over threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     sys.modules[MODULE] = types.ModuleType(MODULE)
     sys.modules[MODULE].Scripted = Scripted  # type: ignore[attr-defined]
     yield
     del sys.modules[MODULE]
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,20 @@ def painted(tmp_path_factory) -> Path:
     return folder
 
 
-def play(painted: Path, run: Path, **changes: object) -> deepen.api.Trained:
+class Told:
+    """A reporter that keeps what it is told in words, and nothing else."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *told: None
+
+
+def play(painted: Path, run: Path, reporter: Told | None = None, **changes: object) -> Any:
     """Train, an epoch being one step."""
     recipe = run.parent / "bare.yaml"
     recipe.write_text("length: {epochs: 1}\n", "utf-8")
@@ -123,6 +141,7 @@ def play(painted: Path, run: Path, **changes: object) -> deepen.api.Trained:
         output=run,
         workers=0,
         device="cpu",
+        reporter=reporter,
     )
 
 
@@ -167,6 +186,14 @@ def test_the_best_epoch(epochs, best, painted, tmp_path):
     hits, sure = SCRIPT[epochs - 1]
     assert card.score["top1"] == pytest.approx(hits / HELD_OUT)
     assert card.score["loss"] == pytest.approx(loss_of(hits, sure, 2.0), rel=1e-5)
+
+
+def test_the_speed_that_is_said_is_the_median_epochs(painted, tmp_path):
+    told = Told()
+    run = play(painted, tmp_path / "run", told, length__epochs=4).run
+    _, low, high, _ = sorted(float(row["images_per_s"]) for row in table(run))
+    (line,) = (line for line in told.lines if line.startswith("measured"))
+    assert line == f"measured {(low + high) / 2:,.0f} images/s in training"
 
 
 @pytest.mark.parametrize(
