@@ -224,9 +224,6 @@ def test_an_old_run_is_gone_on_with(name, steps, expected, tmp_path):
     assert before is not None
     assert before.state["progress"]["step"] == {"lenet5": 17, "own": 29}[name]
     trained = deepen.train(resume=str(run), device="cpu")
-    after = load_checkpoint(run / "checkpoints")
-    assert after is not None
-    assert after.state["progress"]["step"] == steps
     rows = (run / "metrics.csv").read_text().splitlines()
     assert len(rows) - 1 == expected[name]["epochs"]
     assert rows[1] == (OLD / name / "metrics.csv").read_text().splitlines()[1]
