@@ -15,7 +15,10 @@ EXAMPLE = "Example: deepen probe runs/PHOTOS-resnet20-1/best.safetensors PHOTOS 
 def probe(
     weights: Annotated[str, typer.Argument(help="A weights file of `deepen train`.")],
     layer: Annotated[
-        str, typer.Option(help="Whose features; a module's name, fc7 or layer3.0 say.")
+        str,
+        typer.Option(
+            help="Whose features; a stage, conv4_x say, or a module's name, layer3.0 say."
+        ),
     ],
     data: Annotated[
         str | None,

@@ -85,7 +85,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     def build(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> DeformableResNet:
         return DeformableResNet(variant, num_classes, in_channels)
 
-    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=32)
+    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
     common = (
         Detail("deformable convolution", "specified", "Dai et al. 2017, section 2.1"),
         Detail("stride and dilation of conv5", "deviates", "32 and none, to classify pictures"),

@@ -142,6 +142,15 @@ VARIANTS = {
 }
 
 
+WORDS = {  # timm's names in those of figure 15
+    "repeat": "inception_resnet_a",
+    "mixed_6a": "reduction_a",
+    "repeat_1": "inception_resnet_b",
+    "mixed_7a": "reduction_b",
+    "repeat_2": "inception_resnet_c",
+}
+
+
 class InceptionResNet(ImageClassifier):
     """Figure 15: a stem, then blocks on three grids with reductions between them."""
 
@@ -162,18 +171,12 @@ class InceptionResNet(ImageClassifier):
         if variant.slim:
             layers["block8"] = ResidualBlock(width, blocks.c, scale=1.0, relu=False)
             layers["conv2d_7b"] = ConvBNReLU(width, 1536, 1)
-        self.layer_names = list(layers)
+        self.stage_layers = {WORDS.get(name, name): (name,) for name in layers}
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.num_features = 1536 if variant.slim else width
         self.classif = nn.Linear(self.num_features, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 299, 299) to (B, num_features, 8, 8)."""
-        for name in self.layer_names:
-            x = self.get_submodule(name)(x)
-        return x
 
 
 def _architecture(name: str, *details: Detail) -> Architecture:
@@ -187,7 +190,7 @@ def _architecture(name: str, *details: Detail) -> Architecture:
         Detail("initialization", "inferred", "none in the paper; He et al. 2015b"),
     )
     title = "Inception-v4, Inception-ResNet and the impact of residual connections on learning"
-    takes, authors = Takes(299, 3, 1000, min_px=75), "Szegedy et al. 2016"
+    takes, authors = Takes(299, 3, 1000, min_px=InceptionResNet.min_px), "Szegedy et al. 2016"
     return Architecture(name, build, takes, authors, title, 2016, details + shared)
 
 

@@ -122,27 +122,26 @@ class InceptionV4(ImageClassifier):
     def __init__(self, num_classes: int, in_channels: int, input_size: tuple[int, int]) -> None:
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.features = nn.Sequential(
-            *stem(in_channels),
-            *(inception(384, INCEPTION_A, 96) for _ in range(4)),
-            reduction(384, REDUCTION_A),
-            *(inception(1024, INCEPTION_B, 128) for _ in range(7)),
-            reduction(1024, REDUCTION_B),
-            *(InceptionC() for _ in range(3)),
-        )
+        self.features = nn.Sequential()
+        for i, layer in enumerate(stem(in_channels), start=1):
+            self._add_stage(f"stem{i}", layer)
+        for i in range(1, 5):
+            self._add_stage(f"inception_a{i}", inception(384, INCEPTION_A, 96))
+        self._add_stage("reduction_a", reduction(384, REDUCTION_A))  # (B, 1024, 17, 17)
+        for i in range(1, 8):
+            self._add_stage(f"inception_b{i}", inception(1024, INCEPTION_B, 128))
+        self._add_stage("reduction_b", reduction(1024, REDUCTION_B))  # (B, 1536, 8, 8)
+        for i in range(1, 4):
+            self._add_stage(f"inception_c{i}", InceptionC())
         self.last_linear = nn.Linear(1536, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 299, 299) to (B, 1536, 8, 8)."""
-        return self.features(x)
 
 
 ARCHITECTURES = [
     Architecture(
         "inception_v4",
         InceptionV4,
-        Takes(299, 3, 1000, min_px=75),
+        Takes(299, 3, 1000, min_px=InceptionV4.min_px),
         "Szegedy et al. 2016",
         "Inception-v4, Inception-ResNet and the impact of residual connections on learning",
         2016,

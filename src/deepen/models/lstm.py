@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, init_fan_in
+from deepen.layers import ImageClassifier, init_fan_in, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -53,6 +53,11 @@ class LSTM(nn.Module):
         return shown
 
 
+def rows(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) to their rows (B, H, C * W)."""
+    return x.transpose(1, 2).flatten(2)
+
+
 class RowLSTM(ImageClassifier):
     """One LSTM over the rows of a picture, from the top, of the size that it is built for.
 
@@ -63,7 +68,8 @@ class RowLSTM(ImageClassifier):
         input_size: (height, width) of the input; the weights depend on it.
     """
 
-    num_features = 128
+    num_features, averages_maps = 128, False
+    stage_layers = stages(lstm=(rows, "lstm"))
 
     def __init__(
         self, forget: bool, num_classes: int, in_channels: int, input_size: tuple[int, int]
@@ -76,10 +82,6 @@ class RowLSTM(ImageClassifier):
         if forget:
             with torch.no_grad():
                 self.lstm.input.bias[3 * 128 :] = 1
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to what the cells show after the last row, (B, 128)."""
-        return self.lstm(x.transpose(1, 2).flatten(2))  # (B, H, C * W)
 
 
 # Whether cells have a forget gate.

@@ -81,12 +81,12 @@ class NetworkInNetwork(ImageClassifier):
         super().__init__()
         self.in_channels, self.min_px, self.classifier_std = in_channels, min_px, classifier_std
         self.features = nn.Sequential()
-        for row in rows[:-1]:
-            self.features.append(MlpConv(in_channels, row))
-            self.features.append(nn.MaxPool2d(3, stride=2, ceil_mode=True))
-            self.features.append(nn.Dropout(0.5) if row.dropout else nn.Identity())
+        for i, row in enumerate(rows, start=1):
+            self._add_stage(f"mlpconv{i}", MlpConv(in_channels, row))
+            if i < len(rows):
+                dropout = nn.Dropout(0.5) if row.dropout else nn.Identity()
+                self._add_stage(f"pool{i}", nn.MaxPool2d(3, stride=2, ceil_mode=True), dropout)
             in_channels = row.widths[-1]
-        self.features.append(MlpConv(in_channels, rows[-1]))
         self.num_features = rows[-1].widths[-1]
         self.reset_classifier(num_classes)
 
@@ -97,10 +97,6 @@ class NetworkInNetwork(ImageClassifier):
         init_normal(fresh, self.classifier_std)
         self.classifier = fresh.to(weight.dtype)
         self.num_classes = num_classes
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to what the classifying convolution sees, (B, num_features, h, w)."""
-        return self.features(x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Means of the class maps (B, num_classes); with `pre_logits`, means of the features.

@@ -108,7 +108,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         Detail("positions", "deviates", "of a picture, as section 5 on COCO; not of a video"),
         Detail("stride of ResNet-50", "inferred", "3x3 convolution: the authors' released code"),
     )
-    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=32)
+    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
     title = "Non-local neural networks"
     return Architecture(name, build, takes, "Wang et al. 2018", title, 2017, details)
 

@@ -12,9 +12,10 @@ logits; their argmax is his decision, and the cross-entropy on them can be minim
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from deepen.layers import ImageClassifier, init_fan_in
+from deepen.layers import ImageClassifier, flatten, init_fan_in
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -27,6 +28,8 @@ class Perceptron(ImageClassifier):
         in_channels: channels of the input.
         input_size: (height, width) of the input; the weights depend on it.
     """
+
+    averages_maps = False
 
     def __init__(
         self,
@@ -41,14 +44,11 @@ class Perceptron(ImageClassifier):
         self.num_features = widths[-1]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, hidden, strict=False))
         self.fc = nn.Linear(widths[-1], num_classes)
+        self.stage_layers = {
+            "input": (flatten,),
+            **{f"hidden{i + 1}": (f"hidden.{i}", torch.sigmoid) for i in range(len(hidden))},
+        }
         self.apply(init_fan_in)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, num_features)."""
-        x = x.flatten(1)
-        for layer in self.hidden:
-            x = layer(x).sigmoid()
-        return x
 
 
 # Hidden units: lecture 003 draws three layers (input, hidden, output); LeCun et al. 1998,

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from deepen.layers import ImageClassifier, init_he
+from deepen.layers import ImageClassifier, init_he, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 from deepen.models.resnet import BasicBlock, Shortcut, make_stage
 
@@ -33,6 +33,12 @@ class CifarResNet(ImageClassifier):
     """
 
     num_features, min_px = 64, 8
+    stage_layers = stages(
+        conv1=("conv1", "bn1", torch.relu_),  # (B, 16, H, W)
+        conv2_x=("layer1",),
+        conv3_x=("layer2",),  # (B, 32, H/2, W/2)
+        conv4_x=("layer3",),  # (B, 64, H/4, W/4)
+    )
 
     def __init__(self, n: int, option: Shortcut, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -44,11 +50,6 @@ class CifarResNet(ImageClassifier):
         self.layer3 = make_stage(BasicBlock, n, 32, 64, 2, option)
         self.fc = nn.Linear(64, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, 64, H/4, W/4)."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.layer3(self.layer2(self.layer1(x)))
 
 
 class Variant(NamedTuple):
@@ -95,7 +96,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     return Architecture(
         name=name,
         build=build,
-        takes=Takes(size_px=32, channels=3, num_classes=10, min_px=8),
+        takes=Takes(size_px=32, channels=3, num_classes=10, min_px=CifarResNet.min_px),
         paper="He et al. 2015",
         title="Deep residual learning for image recognition",
         year=2015,

@@ -73,7 +73,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         Detail("shared activation", "inferred", "the authors' released code"),
         Detail("initialization", "inferred", "He et al. 2015b: the authors' released code"),
     )
-    takes = Takes(size_px=32, channels=3, num_classes=10, min_px=8)
+    takes = Takes(size_px=32, channels=3, num_classes=10, min_px=variant.min_px)
     return Architecture(name, build, takes, "Zagoruyko & Komodakis 2016", TITLE, 2016, details)
 
 
@@ -86,7 +86,7 @@ ARCHITECTURES = [
     Architecture(
         "wide_resnet50_2",
         _wide_resnet50_2,
-        Takes(size_px=224, channels=3, num_classes=1000, min_px=32),
+        Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px),
         "Zagoruyko & Komodakis 2016",
         TITLE,
         2016,
