@@ -7,14 +7,10 @@ see only the maps of their own half (groups=2), all else sees all of them (secti
 Normalization follows the ReLU of the first two convolutions, pooling follows normalization (lecture
 002 lists them the other way round, as Caffe's copy has them).
 
-Inferred: the input is 227x227 px. The paper prints 224, which a stride of 4 takes to the 55x55 maps
-of figure 2 only with an uneven border of 3 px; 227 needs none.
-Deviation: another size than 227 can be built; fc6 then has the size of what pooling leaves.
 The initial weights are meant for the paper's input (section 2): 0 to 255, minus the mean.
 
-`alexnet_one_tower` is what torchvision calls `alexnet`: after Krizhevsky 2014, "One weird trick for
-parallelizing convolutional neural networks", all in one column, but without its normalization and
-with 256 for 384 maps in the fourth convolution.
+`alexnet_one_tower` is what torchvision calls `alexnet`, with its keys: after Krizhevsky 2014, "One
+weird trick for parallelizing convolutional neural networks", all in one column.
 """
 
 from __future__ import annotations
@@ -148,7 +144,11 @@ ARCHITECTURES = [
             Detail("pooling", "specified", "section 3.4: 3x3, stride 2, overlapping"),
             Detail("dropout", "specified", "section 4.2: 0.5 on the outputs of fc6 and fc7"),
             Detail("initialization", "specified", "section 5: N(0, 0.01^2); biases 1 or 0"),
-            Detail("input size", "inferred", "227: 224 of section 3.5 needs an uneven border"),
+            Detail(
+                "input size",
+                "inferred",
+                "227; 224 (section 3.5) gives 55 px only unevenly bordered",
+            ),
             Detail("padding", "inferred", "keeps the 27 and 13 px of figure 2: 2, 1, 1, 1"),
             Detail("sizes other than 227", "deviates", "fc6 is built for what pooling leaves"),
         ),

@@ -5,13 +5,8 @@ networks", section 3.1 and figure 1: on CIFAR-10 "a four-layer convolutional neu
 ReLUs" reaches 25% training error six times faster than the same one with tanh. The paper says no
 more of it.
 
-Inferred: the layers, from the first author's cuda-convnet, `layers-18pct.cfg` (in Caffe
-`cifar10_full`): three convolutions 5x5 of 32, 32 and 64 maps with overlapping pooling, the first by
-the maximum, the others by the mean; then the output.
-Deviations: without the released net's normalization, as figure 1 wants no other influence. The
-released standard deviations (0.0001 in the first layer) suit ReLU better than tanh (`deepen study
-activation` tries both), so weights start from N(0, 1 / fan_in) whatever follows, times sqrt(2) for
-the non-linearities that are half zero.
+Three convolutions 5x5 of 32, 32 and 64 maps with overlapping pooling, the first by the maximum, the
+others by the mean; then the output.
 
 A variant for each non-linearity of lecture 002, for the comparison that the figure makes.
 """
@@ -85,9 +80,18 @@ def _architecture(name: str, activation: str) -> Architecture:
                 "specified" if plain else "inferred",
                 "figure 1" if plain else f"lecture 002: {activation}",
             ),
-            Detail("layers", "inferred", "cuda-convnet, layers-18pct.cfg; Caffe, cifar10_full"),
+            Detail(
+                "layers",
+                "inferred",
+                "the author's cuda-convnet, layers-18pct.cfg; Caffe, cifar10_full",
+            ),
             Detail("normalization", "deviates", "none, as figure 1 compares non-linearities alone"),
-            Detail("initialization", "deviates", "by fan-in; the released one holds tanh back"),
+            Detail(
+                "initialization",
+                "deviates",
+                "N(0, 1/fan_in), times sqrt(2) for what is half zero; the released deviations "
+                "(0.0001 in the first layer) hold tanh back (`deepen study activation` tries both)",
+            ),
         ),
     )
 

@@ -9,11 +9,6 @@ maps goes before, and in DenseNet-C a transition keeps half of the maps: BC is b
 The ImageNet nets (table 1) are BC with a stem as ResNet's, of 2k maps; they are torchvision's, with
 its keys. The CIFAR nets (section 3, "Implementation details") have three blocks of equal length and
 a 3x3 stem of 16 maps, or 2k in BC.
-
-Inferred: each transition has a ReLU after its batch norm, and batch norm and ReLU follow the last
-block, as in the authors' released code; the paper's text names neither.
-Deviation: no dropout. The paper adds it (0.2 after each convolution but the first, section 4.1)
-only on CIFAR and SVHN without augmentation.
 """
 
 from __future__ import annotations
@@ -200,7 +195,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         details += [
             Detail("blocks and growth rate", "specified", "section 3 and table 2: depth, k"),
             Detail("stem", "specified", "section 3: 3x3, 16 maps, or 2k in BC"),
-            Detail("dropout", "deviates", "none; the paper has 0.2 without augmentation alone"),
+            Detail("dropout", "deviates", "none; section 4.1: 0.2 without augmentation alone"),
         ]
     if variant.bc:
         details.append(Detail("bottleneck and compression", "specified", "section 3: 4k, 0.5"))

@@ -6,14 +6,10 @@ stacks the maps; 1x1 convolutions before the large kernels and after the pooling
 (figure 2b; 2a, the naive module, lacks them). Two auxiliary classifiers on modules 4a and 4d add
 0.3 of their losses in training and are of no use afterwards.
 
-Inferred: table 1 has no local response normalization, figure 3 has two, and neither has its
-constants, which are those of Krizhevsky et al. 2012. Pooling rounds sizes up (112 to 56 to 28), as
-the Caffe model does. The auxiliary linear layers are as wide as the input makes them (4x4 pixels of
-224x224, section 5), so a network is built for one size.
+The auxiliary linear layers are as wide as the input makes them (4x4 pixels of 224x224, section 5),
+so a network is built for one size.
 
-`googlenet_bn` is torchvision's network with its keys, of no paper: batch norm after each
-convolution, no response normalization, 3x3 for 5x5, dropout 0.2, a last max pooling of 2x2,
-auxiliary classifiers that pool to 4x4 from any size.
+`googlenet_bn` is torchvision's network with its keys, of no paper.
 """
 
 from __future__ import annotations
@@ -177,7 +173,9 @@ def _architecture(name: str, takes: Takes, *details: Detail) -> Architecture:
     shared = (
         Detail("widths", "specified", "table 1"),
         Detail("auxiliary classifiers", "specified", "section 5: on 4a and 4d, weight 0.3"),
-        Detail("rounding of pooled sizes", "inferred", "up, as Caffe's; table 1 has 112, 56, 28"),
+        Detail(
+            "rounding of pooled sizes", "inferred", "up, as Caffe's model; table 1: 112, 56, 28"
+        ),
         Detail("initialization", "inferred", "none in the paper; He et al. 2015b, for ReLU"),
     )
     title, authors = "Going deeper with convolutions", "Szegedy et al. 2014"
@@ -189,7 +187,7 @@ ARCHITECTURES = [
         "googlenet",
         Takes(224, 3, 1000, sizes="built", min_px=MIN_PX),
         Detail("kernels, strides, pooling", "specified", "table 1"),
-        Detail("places of response normalization", "specified", "figure 3"),
+        Detail("places of response normalization", "specified", "figure 3; table 1 has none"),
         Detail("its constants", "inferred", "k=2, n=5, alpha=1e-4, beta=0.75: Krizhevsky 2012"),
         Detail("dropout", "specified", "table 1: 40%; section 5: 70% in the auxiliary classifiers"),
         Detail("last pooling at other sizes", "inferred", "of the whole map, 7x7 at 224 px"),

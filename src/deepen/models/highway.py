@@ -9,11 +9,8 @@ highway layers on MNIST, and a softmax. Convolutional: 10 layers of 16 or 32 map
 of the second paper: 39K and 151K parameters) and 19 layers on CIFAR-10 (table 2: ~2.3M, "Highway
 B", after FitNet 4).
 
-Inferred: the papers print no table of layers for the convolutional nets; they are those of the
-authors' released code for Caffe (cifar10-19layers, mnist-10layers): plain convolutions where the
-number of maps changes, max pooling, dropout before each stage and before the last layer. They
-count 38,986, 151,690 and 2,256,838 parameters. The released file's last layer has 100 units for the
-ten classes of CIFAR-10; here it has as many as there are classes.
+The convolutional nets have plain convolutions where the number of maps changes, max pooling, dropout
+before each stage and before the last layer; they count 38,986, 151,690 and 2,256,838 parameters.
 """
 
 from __future__ import annotations
@@ -213,12 +210,18 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         )
         if kind == "cifar":
             takes = Takes(size_px=32, channels=3, num_classes=10, min_px=Highway19.min_px)
+        file = "cifar10-19layers" if kind == "cifar" else "mnist-10layers"
         details = (
             gate,
-            Detail("layers, maps, pooling, dropout", "inferred", "the authors' released code"),
+            Detail(
+                "layers, maps, pooling, dropout", "inferred", f"the authors' Caffe code: {file}"
+            ),
             Detail("bias of the gates", "inferred", "the authors' released code: -1, CIFAR -2"),
             init,
         )
+        if kind == "cifar":
+            last = "as many units as classes; the released file has 100 for ten"
+            details += (Detail("last layer", "deviates", last),)
     title = "Highway networks" if kind == "mlp" else "Training very deep networks"
     return Architecture(name, build, takes, "Srivastava et al. 2015", title, 2015, details)
 

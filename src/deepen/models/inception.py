@@ -6,11 +6,7 @@ Szegedy et al. 2015, "Rethinking the Inception architecture for computer vision"
 smoothing (section 7, a matter of the recipe). Table 1 outlines "Inception-v2", which becomes v3
 with all of these, and leaves most widths open.
 
-This is the network that Google released and torchvision has, with torchvision's keys. It differs
-from table 1: the stem has a 1x1 convolution and two max poolings where the table has strides, and
-the 35x35 modules keep a 5x5 kernel beside the 3x3 pair. Its average pooling counts the zeros of
-the border, as torchvision's does and Google's does not. Google and torchvision weight the auxiliary
-loss 0.4; the paper says nothing, and 0.3 is what its predecessor has.
+This is the network that Google released and torchvision has, with torchvision's keys.
 """
 
 from __future__ import annotations
@@ -211,12 +207,19 @@ ARCHITECTURES = [
         (
             Detail("modules", "specified", "sections 3 and 5, figures 5, 6, 7 and 10"),
             Detail("widths", "inferred", "the released network's; table 1 gives stages alone"),
-            Detail("stem", "deviates", "max pooling for table 1's strides, as released"),
+            Detail(
+                "stem", "deviates", "a 1x1 and two max poolings for table 1's strides, as released"
+            ),
             Detail("35x35 modules", "deviates", "a 5x5 kernel beside the 3x3 pair, as released"),
             Detail("17x17 modules", "deviates", "four after the reduction, as released"),
             Detail("auxiliary classifier", "specified", "section 4: last 17x17 map, batch norm"),
-            Detail("its weight", "inferred", "none in the paper; 0.3 of Szegedy et al. 2014"),
-            Detail("dropout, zeros in average pooling", "inferred", "0.5, counted: torchvision"),
+            Detail(
+                "its weight", "inferred", "0.3 of Szegedy et al. 2014; Google and torchvision: 0.4"
+            ),
+            Detail("dropout", "inferred", "0.5: torchvision"),
+            Detail(
+                "zeros in average pooling", "inferred", "counted: torchvision; Google's are not"
+            ),
             Detail("epsilon of batch norm", "inferred", "1e-3, as released"),
             Detail("initialization", "inferred", "none in the paper; He et al. 2015b"),
         ),

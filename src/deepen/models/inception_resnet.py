@@ -6,14 +6,8 @@ brought back to the width of its input by a 1x1 convolution without activation, 
 to the input. Figure 15 has both networks: 5 blocks on 35x35, 10 on 17x17, 5 on 8x8; v2 has the stem
 of Inception-v4. (That v2 also costs what Inception-v4 does holds for the released network alone.)
 
-The paper leaves open or contradicts itself in: the scale ("between 0.1 and 0.3": 0.17, 0.10 and
-0.20 here, as in the released network); v2's figure 17, whose 1154 maps cannot be added to the 1152
-that arrive, so 1152; figure 19, 2048 for the 2144 that arrive, so 2144. Those 1x1 convolutions have
-a bias and no batch norm, as released ("batch-normalization only on top of the traditional layers").
-
 `inception_resnet_v2_slim` is the network that Google released under the name of v2, and timm has,
-with timm's keys: 10, 20 and 10 blocks, Inception-v3's stem and a module as 5b, no ReLU after the
-last block and 1536 1x1 convolutions behind it.
+with timm's keys.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ section II-B: the convolutional network as the paper has it, 60,000 trainable pa
 connections. C3 sees only some maps of S2 (Table I), subsampling is trained, the output compares the
 84 units of F6 with a fixed 7x12 drawing of each digit.
 
-Inferred: the paper says "squashing function" of C1 and C3 only in passing (section II-A: "the
-results are passed through the sigmoid" for the units of a map); it is applied there too.
 `lenet5_relu` is the modern form that people mean by the name: ReLU, max pooling, full C3, linear
 output, softmax; it is no network of the paper.
 """
@@ -215,7 +213,9 @@ ARCHITECTURES = [
         Detail("connections of C3", "specified", "Table I"),
         Detail("subsampling", "specified", "section II-B: sum, coefficient, bias, squash"),
         Detail("squashing function", "specified", "appendix A: 1.7159 tanh(2a/3)"),
-        Detail("squash after C1 and C3", "inferred", "section II-A has it for the units of a map"),
+        Detail(
+            "squash after C1 and C3", "inferred", "in passing, section II-A: for the units of a map"
+        ),
         Detail("output", "specified", "eq. 7, Euclidean RBF on figure 3's drawings"),
         Detail("pixels of the drawings", "inferred", "transcriptions of figure 3, printed small"),
         Detail("sign of the output", "deviates", "minus the distance, so that the largest wins"),

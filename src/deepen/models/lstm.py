@@ -9,9 +9,6 @@ of 28 values on MNIST. What the cells show after the last row goes to one linear
 c = f c + i g, and tanh, as `torch.nn.LSTM`; the bias of its forget gates starts at one, so fresh
 cells remember. `lstm_1997` is the paper's: c = c + i g, an input squashed to [-2, 2] and a content
 squashed to [-1, 1] by logistic functions (section 4, appendix A.1).
-
-Inferred: one layer of 128 units; the paper has no experiment on pictures.
-Deviation: gradients flow through every path; the paper cuts them at the gates' recurrent inputs.
 """
 
 from __future__ import annotations
@@ -94,8 +91,10 @@ def _architecture(name: str, forget: bool) -> Architecture:
 
     details = [
         Detail("memory cell, input and output gates", "specified", "section 4"),
-        Detail("gradient", "deviates", "through all paths; the paper cuts some (appendix A.1)"),
-        Detail("rows as steps, 128 units", "inferred", "the paper has no experiment on pictures"),
+        Detail(
+            "gradient", "deviates", "through all paths; the paper cuts those at the gates' inputs"
+        ),
+        Detail("rows as steps, 128 units", "inferred", "the paper has no pictures"),
         Detail("initialization", "inferred", "N(0, 1/fan_in), biases 0"),
     ]
     if forget:

@@ -6,12 +6,8 @@ map a class, and the mean of a map is the logit: no layer is fully connected (se
 mlpconv but the last is followed by max pooling that halves the size, and by dropout (section 4.1).
 The classifying convolution has its ReLU too: no logit is negative.
 
-Inferred: the paper prints no table of widths. `nin_cifar` is the authors' own definition for
-CIFAR-10 (their cuda-convnet, NIN/cifar-10_def), `nin_imagenet` is theirs for ImageNet, of which the
-paper does not speak (their Caffe, nin_imagenet/train_val.prototxt; dropout only before the last
-mlpconv). Pooling rounds sizes up, as both programs do.
-The initial weights are theirs too, for the inputs that they had: whitened pictures on CIFAR-10, and
-0 to 255 minus the mean on ImageNet.
+The initial weights are those of the authors' definitions, for the inputs that they had: whitened
+pictures on CIFAR-10, and 0 to 255 minus the mean on ImageNet.
 """
 
 from __future__ import annotations
@@ -145,7 +141,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     def build(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> NetworkInNetwork:
         return NetworkInNetwork(rows, classifier_std, min_px, num_classes, in_channels)
 
-    release = "the authors' nin_imagenet for Caffe"
+    release = "the authors' nin_imagenet/train_val.prototxt for Caffe; not in the paper"
     dropout = Detail("dropout", "inferred", f"{release}: before the last mlpconv alone")
     if name == "nin_cifar":
         release = "the authors' NIN/cifar-10_def for cuda-convnet"

@@ -10,9 +10,7 @@ convolutions to half of the maps; a 2x2 max pooling after phi and g thins the po
 One block stands right before the last residual block of res4 (table 2b), or five: two in res3 and
 three in res4, after every other residual block (table 2c).
 
-Inferred, from the authors' released code: the 1x1 convolutions have biases and start at N(0,
-0.01^2); ResNet-50 has its stride in the 3x3 convolutions, so torchvision's keys and weights fit.
-Deviation: positions are a picture's, as in section 5 on COCO, not a video's.
+The ResNet-50 is torchvision's, so its keys and weights fit.
 """
 
 from __future__ import annotations

@@ -5,9 +5,6 @@ in the brain"; Rumelhart, Hinton & Williams 1986, "Learning representations by b
 errors".
 Lecture 003 opens with both: a weighted sum, then layers of them with a sigmoid in between, applied
 to handwritten digits of 28 x 28 = 784 pixels (it prints "24 x 24 = 784").
-
-Deviation: Rosenblatt's unit ends in a step, which has no gradient. Here the sums are handed out as
-logits; their argmax is his decision, and the cross-entropy on them can be minimised.
 """
 
 from __future__ import annotations
@@ -63,7 +60,9 @@ def _architecture(name: str, hidden: tuple[int, ...]) -> Architecture:
     def build(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> Perceptron:
         return Perceptron(hidden, num_classes, in_channels, input_size)
 
-    step = Detail("output", "deviates", "logits instead of a step, which has no gradient")
+    step = Detail(
+        "output", "deviates", "logits for a step, which has no gradient; argmax decides as it"
+    )
     width = Detail("hidden units", "inferred", "300, from LeCun et al. 1998, section III-C.5")
     sigmoid = Detail("non-linearity", "specified", "sigmoid, lecture 003")
     init = Detail("initialization", "inferred", "N(0, 1/fan_in), biases 0, lecture 002")

@@ -11,10 +11,6 @@ shape changes, the projection is without batch norm and starts from the activate
 CIFAR: 110 layers are units of two 3x3 convolutions on 16, 32, 64 maps; 164 and 1001 layers are
 bottlenecks, [1x1, 16; 3x3, 16; 1x1, 64] in the first stage. ImageNet: the stages of ResNet-50, 101,
 152, and ResNet-200, which has 16 units more on 28x28 px.
-
-Inferred: the shortcuts of 110 layers are of option A and start from the input as it is; a
-bottleneck halves the size in its first 1x1 convolution (the authors' released code of ResNet-1001;
-timm's `resnetv2` does it in the 3x3, and starts with the pooling, then the activation).
 """
 
 from __future__ import annotations
@@ -183,7 +179,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         details += [
             Detail("shortcut", "specified", "appendix: pre-activated projections"),
             Detail("batch norm of projections", "inferred", "none: released code of ResNet-1001"),
-            Detail("stride", "inferred", "first 1x1: released code of ResNet-1001"),
+            Detail("stride", "inferred", "first 1x1: released code of ResNet-1001 (timm: 3x3)"),
         ]
     if variant.imagenet:
         takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=variant.min_px)
@@ -191,7 +187,9 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         details += [
             Detail("stages", kind, "section 5 and He et al. 2015, table 1"),
             Detail(
-                "place of the pooling", "inferred", "after the first activation: fb.resnet.torch"
+                "place of the pooling",
+                "inferred",
+                "after the first activation: fb.resnet.torch (timm: before it)",
             ),
         ]
     else:

@@ -11,9 +11,9 @@ parameters), B projects with a 1x1 convolution, C projects in every block. The n
 more take B (section 4.1); those of 18 and 34 layers have B under the bare name, as the released
 networks of others have it, and the paper's own A (its table 2) as `resnet18_a`, `resnet34_a`.
 
-Inferred: a bottleneck halves the size in its first 1x1 convolution (the authors' released networks;
-table 1 says in which blocks, not in which layer). `resnet50_v1_5` and its like halve it in the 3x3
-instead, as fb.resnet.torch and torchvision: another network with the same keys and shapes.
+`resnet50` and its like halve the size in a bottleneck's first 1x1 convolution, `resnet50_v1_5` and
+its like in the 3x3, as fb.resnet.torch and torchvision: another network with the same keys and
+shapes.
 """
 
 from __future__ import annotations
@@ -215,7 +215,13 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     if variant.option == "A":
         details.append(Detail("place of the zero maps", "inferred", "last, as fb.resnet.torch"))
     if variant.block is bottleneck:
-        details.append(Detail("stride", "inferred", "first 1x1, as the authors' released nets"))
+        details.append(
+            Detail(
+                "stride",
+                "inferred",
+                "first 1x1, as the authors' released nets; table 1: the blocks",
+            )
+        )
     if variant.block is bottleneck_v1_5:
         details.append(Detail("stride", "deviates", "3x3 convolution, as torchvision's weights"))
     takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)

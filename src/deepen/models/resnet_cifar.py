@@ -5,9 +5,6 @@ layers, a 3x3 convolution, then three stages of n blocks with 16, 32, 64 maps on
 global average pooling, one linear layer. The blocks and the shortcuts' options are those of
 `resnet.py`; the first block of stages two and three halves the size with stride 2. On CIFAR the
 paper takes option A, which has no parameters: residual and plain nets count alike.
-
-Inferred: the zero maps of option A are appended after the others, and its stride drops every other
-pixel (the authors' released code for Caffe has no CIFAR nets; fb.resnet.torch does it so).
 """
 
 from __future__ import annotations
@@ -83,6 +80,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         details += [
             Detail("shortcut", "specified", "option A, section 4.2: identity in all cases"),
             Detail("place of the zero maps", "inferred", "after the others, as fb.resnet.torch"),
+            Detail("stride of the shortcut", "inferred", "every other pixel, as fb.resnet.torch"),
         ]
     elif variant.option is not None:
         said = (

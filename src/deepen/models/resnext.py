@@ -8,10 +8,6 @@ shortcuts are of option B.
 
 The CIFAR net (section 5.3) has 29 layers: a 3x3 stem of 64 maps, three stages of three blocks with
 256, 512, 1024 maps, and d doubles with them.
-
-Inferred: 32x8d, which the paper does not have, is torchvision's (from Mahajan et al. 2018).
-Deviation: the CIFAR blocks are the original ones, as the authors' released code, whose notes say
-that the paper's own figures are of pre-activation blocks and that these are better.
 """
 
 from __future__ import annotations
@@ -106,14 +102,20 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
         details.append(Detail("stride", "specified", "section 4: in the 3x3 convolution"))
         if name == "resnext101_32x8d":
-            details.append(Detail("width", "inferred", "32x8d is torchvision's, not the paper's"))
+            details.append(
+                Detail("width", "inferred", "32x8d is torchvision's, from Mahajan et al. 2018")
+            )
         else:
             details.append(Detail("width", "specified", "table 4, cardinality x width"))
     else:
         takes = Takes(size_px=32, channels=3, num_classes=10, min_px=CifarResNeXt.min_px)
         details += [
             Detail("stem, stages, width", "specified", "section 5.3 and table 7"),
-            Detail("order in the block", "deviates", "not pre-activated: released code"),
+            Detail(
+                "order in the block",
+                "deviates",
+                "not pre-activated: released code, which finds it better",
+            ),
         ]
     title = "Aggregated residual transformations for deep neural networks"
     return Architecture(

@@ -12,9 +12,7 @@ answer. `VGG.score_map` and `VGG.forward_dense` do this with the very same weigh
     net = create_model("vgg16").eval()
     logits = net.forward_dense(pictures)  # (B, 3, 384, 512) to (B, 1000)
 
-Inferred: scores are averaged before the softmax, in the order that section 3.2 tells it.
-Deviations: a plain forward of another size than 224 averages the last maps to 7x7, as torchvision
-does; the `_bn` forms, batch norm after each convolution, are torchvision's and in no paper.
+The `_bn` forms are torchvision's and in no paper.
 """
 
 from __future__ import annotations

@@ -6,10 +6,6 @@ AlexNet after a look inside it. The first filters shrink from 11x11 with stride 
 normalization comes after pooling. The wide variant has 512, 1024, 512 maps in layers 3, 4, 5 (table
 2, model b; lecture 002 gives these as ZFNet's).
 
-Inferred: the paddings, from the sizes in figure 3 (224, 110, 55, 26, 13, 13, 13, 6): 1 in the first
-layer, 0 in the second, 1 in the others; pooling rounds sizes up. The paper only says "contrast
-normalized across feature maps": taken as Krizhevsky's normalization, with his constants.
-Deviation: another size than 224 can be built; fc6 then has the size of what pooling leaves.
 The initial weights are meant for the paper's input (section 3): 0 to 255, minus the mean.
 """
 
@@ -113,9 +109,11 @@ def _architecture(name: str, widths: tuple[int, int, int]) -> Architecture:
             Detail("dropout", "specified", "section 3: 0.5 in layers 6 and 7"),
             Detail("initialization", "specified", "section 3: 10^-2, biases 0"),
             Detail("10^-2 as a standard deviation", "inferred", "Krizhevsky et al. 2012"),
-            Detail("paddings", "inferred", "sizes of figure 3: 224, 110, 55, 26, 13, 13, 13, 6"),
+            Detail(
+                "paddings", "inferred", "1, 0, 1, 1, 1: figure 3's 224, 110, 55, 26, 13, 13, 13, 6"
+            ),
             Detail("pooling rounds up", "inferred", "sizes of figure 3: 110 to 55, 26 to 13"),
-            Detail("constants of the normalization", "inferred", "Krizhevsky et al. 2012"),
+            Detail("normalization across maps", "inferred", "that of Krizhevsky et al. 2012"),
             Detail("sizes other than 224", "deviates", "fc6 is built for what pooling leaves"),
         ),
     )
