@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,7 +50,12 @@ def test_features_are_what_the_layer_hands_on(digits_batches):
         logits = net(images)
     net.train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    for layer, expected in (("layer2", maps.mean((2, 3))), ("fc", logits)):
+    for layer, expected in (
+        ("conv1", x.mean((2, 3))),  # the stage, ReLU and all, not the module of that name
+        ("conv3_x", maps.mean((2, 3))),
+        ("layer2", maps.mean((2, 3))),
+        ("fc", logits),
+    ):
         found = extract_features(net, layer, digits_batches.epoch(0), device="cpu")
         torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(found.labels, torch.from_numpy(digits_batches.split.labels))
@@ -57,6 +63,19 @@ def test_features_are_what_the_layer_hands_on(digits_batches):
     assert not any(module._forward_hooks for module in net.modules())
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_layer_of_a_chain_is_read_before_a_relu_in_place_writes_into_it(digits_batches):
+    net = create_model("vgg11_bn", 10, 1).eval()
+    images = torch.cat([batch.images for batch in digits_batches.epoch(0)]).repeat(1, 1, 4, 4)
+    batches = [SimpleNamespace(images=images, labels=torch.zeros(len(images)), bad=())]
+    with torch.no_grad():
+        norm = net.features[:2](images)
+        assert (norm < 0).any()
+        last = net.features(images)
+    for layer, expected in (("features.1", norm), ("features", last)):
+        found = extract_features(net, layer, batches, device="cpu")
+        torch.testing.assert_close(found.values, expected.mean((2, 3)))
 
 
 class Odd(nn.Module):
@@ -72,7 +91,8 @@ class Odd(nn.Module):
     ("layer", "words"),
     [
         ("layer5", "unknown layer 'layer5'; nearest: layer3, layer2, layer1"),
-        ("nothing-like-it", "unknown layer 'nothing-like-it'; known: bn1, conv1, fc, layer1"),
+        ("conv5_x", "unknown layer 'conv5_x'; nearest: conv4_x, conv3_x, conv2_x"),
+        ("nothing-like-it", "unknown layer 'nothing-like-it'; known: bn1, conv1, conv2_x, .*, fc"),
         ("", "unknown layer ''; known: bn1"),
     ],
 )

@@ -2,51 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.errors import InputError
+from deepen.errors import InputError, unknown
+
+Layer = str | Callable[[Tensor], Tensor]
+"""A step of a network: the path of a module in it ("features.0"), or a function of its input."""
+
+Stages = dict[str, tuple[Layer, ...]]
+"""A network's stages in order, in its paper's words, each with the layers that it is made of."""
+
+
+def stages(**layers: tuple[Layer, ...]) -> Stages:
+    """A table of stages, written as keywords."""
+    return layers
 
 
 class ImageClassifier(nn.Module):
-    """A network as its users see it: features, then a head that turns them into logits.
+    """A network as its users see it: stages that make features, a head that makes logits of them.
 
-    A subclass sets `in_channels`, `num_classes`, `num_features`, `min_px`, gives `forward_features`
-    and `forward_head`, and names its last linear layer in `classifier_name` (a path,
-    "fc" or "classifier.6"; `classifier` itself is left free, torchvision calls modules so).
+    A subclass sets `in_channels`, `num_classes`, `num_features`, `min_px`, gives `stage_layers`
+    and `forward_head`, and names its last linear layer in `classifier_name` (a path, "fc" or
+    "classifier.6"; `classifier` itself is left free, torchvision calls modules so).
+
+    A stage's output is what the paper means by it: after the non-linearity that follows its last
+    layer. Pooling and response normalization are stages of their own where the paper, or the
+    authors' release, gives them a name (`pool1`, `S2`); else they belong to the stage in whose row
+    of the table they stand (the max pooling of ResNet opens `conv2_x`).
 
     Attributes:
+        stage_layers: the stages; the one table of what runs before the head, and in which order.
         in_channels: channels of the input.
         num_classes: length of a row of logits.
         num_features: length of a row of pre-logits.
+        averages_maps: whether the head begins with the mean of each map; else with all values.
         input_size: (height, width) in px where the network is fixed to one, else None.
         min_px: least height and width of the input.
         dropout_p: share of the pre-logits that training drops before the last linear layer.
-        auxiliary_classifier_names: the last linear layers of auxiliary classifiers, which only
-            training uses; in training mode such a network returns (logits, *auxiliary logits).
+        auxiliary_classifiers: the stage that each looks at and its path; only training uses them,
+            in training mode such a network returns (logits, *auxiliary logits).
+        auxiliary_classifier_names: the last linear layer of each.
         auxiliary_weight: of each auxiliary loss, added to the loss of the logits.
     """
 
     classifier_name = "fc"
     dropout_p: float = 0.0
+    auxiliary_classifiers: tuple[tuple[str, str], ...] = ()
     auxiliary_classifier_names: tuple[str, ...] = ()
     auxiliary_weight: float = 0.0
+    stage_layers: Stages = stages()
     in_channels: int
     num_classes: int
     num_features: int
+    averages_maps: bool = True
+    features: nn.Sequential
     input_size: tuple[int, int] | None = None
     min_px: int = 1
 
+    def _add_stage(self, name: str, *layers: nn.Module) -> None:
+        """Append a stage's layers to `self.features`, a Sequential, and the stage to the table."""
+        first = len(self.features)
+        self.features.extend(layers)
+        paths = tuple(f"features.{i}" for i in range(first, len(self.features)))
+        self.stage_layers = {**self.stage_layers, name: paths}
+
+    def forward_stage(self, name: str, x: Tensor) -> Tensor:
+        """What one stage makes of the output of the stage before it."""
+        for layer in self.stage_layers[name]:
+            x = self.get_submodule(layer)(x) if isinstance(layer, str) else layer(x)
+        return x
+
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to features, (B, num_features, h, w) or (B, num_features)."""
-        raise TypeError(f"{type(self).__name__} does not say what its features are")
+        """Images (B, C, H, W) to features: all stages, one after the other."""
+        if not self.stage_layers:
+            raise TypeError(f"{type(self).__name__} does not say what its features are")
+        for name in self.stage_layers:
+            x = self.forward_stage(name, x)
+        return x
+
+    def forward_intermediates(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Outputs of some stages; runs no further than the last of them.
+
+        Copies, which what follows in place (`F.relu(x, inplace=True)`) does not overwrite.
+
+        Args:
+            x: images (B, C, H, W).
+            names: of `stage_layers`.
+
+        Returns:
+            Of each named stage, in the network's order, its maps (B, c, h, w) or units (B, c).
+
+        Raises:
+            InputError: a name that is no stage's, or an input that the network does not take.
+        """
+        wanted, found = set(names), dict[str, Tensor]()
+        for name in wanted - self.stage_layers.keys():
+            raise unknown("stage", name, self.stage_layers)
+        self.check_input(x)
+        for name in self.stage_layers:
+            if len(found) == len(wanted):
+                break
+            x = self.forward_stage(name, x)
+            if name in wanted:
+                found[name] = x.clone()
+        return found
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features to logits (B, num_classes); with `pre_logits` to (B, num_features)."""
-        pooled = F.adaptive_avg_pool2d(features, 1).flatten(1) if features.ndim == 4 else features
+        pooled = F.adaptive_avg_pool2d(features, 1) if self.averages_maps else features
+        pooled = pooled.flatten(1)
         if pre_logits:
             return pooled
         kept = F.dropout(pooled, self.dropout_p, self.training)
@@ -61,23 +130,18 @@ class ImageClassifier(nn.Module):
             InputError: the number of channels or the size is none that the network takes.
         """
         self.check_input(x)
-        return self.forward_head(self.forward_features(x))
+        if not (self.training and self.auxiliary_classifiers):
+            return self.forward_head(self.forward_features(x))
+        maps: dict[str, Tensor] = {}
+        for name in self.stage_layers:
+            x = maps[name] = self.forward_stage(name, x)
+        logits = self.forward_head(x)
+        seen = ((path, maps[stage]) for stage, path in self.auxiliary_classifiers)
+        return (logits, *(self.get_submodule(path)(x) for path, x in seen))
 
     def check_input(self, x: Tensor) -> None:
         """Refuse, in words, what the layers would refuse in theirs (or silently misread)."""
-        name = type(self).__name__
-        if x.ndim != 4:
-            raise InputError(f"{name} takes a batch (B, C, H, W), got shape {tuple(x.shape)}")
-        channels, height, width = x.shape[1:]
-        if channels != self.in_channels:
-            raise InputError(f"{name} takes {self.in_channels} input channels, got {channels}")
-        if self.input_size is not None and (height, width) != self.input_size:
-            want = "x".join(map(str, self.input_size))
-            raise InputError(f"{name} takes pictures of {want} px, got {height}x{width}")
-        if min(height, width) < self.min_px:
-            raise InputError(
-                f"{name} takes pictures of {self.min_px} px at least, got {height}x{width}"
-            )
+        _check_input(x, type(self).__name__, self.in_channels, self.input_size, self.min_px)
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh last layer for `num_classes` classes; the features keep their weights."""
@@ -89,6 +153,53 @@ class ImageClassifier(nn.Module):
             init_he(fresh)
             self.set_submodule(name, fresh.to(old.weight.dtype))
         self.num_classes = num_classes
+
+
+def _check_input(
+    x: Tensor, name: str, in_channels: int, input_size: tuple[int, int] | None, min_px: int
+) -> None:
+    if x.ndim != 4:
+        raise InputError(f"{name} takes a batch (B, C, H, W), got shape {tuple(x.shape)}")
+    channels, height, width = x.shape[1:]
+    if channels != in_channels:
+        raise InputError(f"{name} takes {in_channels} input channels, got {channels}")
+    if input_size is not None and (height, width) != tuple(input_size):
+        want = "x".join(map(str, input_size))
+        raise InputError(f"{name} takes pictures of {want} px, got {height}x{width}")
+    if min(height, width) < min_px:
+        raise InputError(f"{name} takes pictures of {min_px} px at least, got {height}x{width}")
+
+
+torch.fx.wrap("_check_input")  # a symbolic tracer keeps the call; it cannot follow the branches
+
+
+def stage_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Parameters of each stage and each part of the head, from the input on; none is in two.
+
+    A network that names no stages has its children for them, and of one called `features` each
+    child. What lies in none of these, but in the network itself, comes first, as "".
+    """
+    stages = model.stage_layers if isinstance(model, ImageClassifier) else {}
+    parts: list[tuple[str, list[nn.Module]]] = [
+        (name, [model.get_submodule(layer) for layer in layers if isinstance(layer, str)])
+        for name, layers in stages.items()
+    ]
+    for name, child in model.named_children():
+        inner = child.named_children() if name == "features" else [("", child)]
+        parts += [(f"{name}.{key}".rstrip("."), [part]) for key, part in inner]
+    found: dict[str, list[nn.Parameter]] = {}
+    listed: set[int] = set()
+    for name, modules in parts:
+        fresh = {id(p): p for module in modules for p in module.parameters()}
+        found.setdefault(name, []).extend(p for key, p in fresh.items() if key not in listed)
+        listed |= fresh.keys()
+    own = [p for p in model.parameters() if id(p) not in listed]
+    return {name: held for name, held in {"": own, **found}.items() if held}
+
+
+def flatten(x: Tensor) -> Tensor:
+    """(B, ...) to (B, all values of one)."""
+    return x.flatten(1)
 
 
 class ConvBNReLU(nn.Module):
@@ -147,7 +258,7 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        a = x.to(torch.promote_types(x.dtype, torch.float32))
+        a = _float32_at_least(x)
         reach, channels = self.size // 2, x.shape[1]
         squares = F.pad(a.square(), (0, 0, 0, 0, reach, reach))  # zeros for the maps beyond
         sums = squares[:, :channels]
@@ -158,6 +269,13 @@ class LocalResponseNorm(nn.Module):
     def extra_repr(self) -> str:
         """The four constants, for print."""
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+def _float32_at_least(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+torch.fx.wrap("_float32_at_least")  # a symbolic tracer does not know the type
 
 
 class Branches(nn.Module):
@@ -225,13 +343,20 @@ class Maxout(nn.Module):
         Raises:
             InputError: the channels do not come in `pieces`.
         """
-        if x.shape[1] % self.pieces:
-            raise InputError(f"maxout of {self.pieces} pieces got {x.shape[1]} channels")
+        _check_pieces(x, self.pieces)
         return x.unflatten(1, (-1, self.pieces)).max(2).values
 
     def extra_repr(self) -> str:
         """How many channels make one, for print."""
         return f"pieces={self.pieces}"
+
+
+def _check_pieces(x: Tensor, pieces: int) -> None:
+    if x.shape[1] % pieces:
+        raise InputError(f"maxout of {pieces} pieces got {x.shape[1]} channels")
+
+
+torch.fx.wrap("_check_pieces")
 
 
 # The non-linearities of lecture 002 (and tanh, lecture 004) by name. Each keeps the shape of its

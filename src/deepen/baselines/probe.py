@@ -69,7 +69,7 @@ def probe(
     Args:
         loaded: network and card; frozen, in evaluation mode.
         source: labelled pictures, of any classes.
-        layer: a name of the network's `named_modules()`.
+        layer: a stage that the network names, or else a name of its `named_modules()`.
         kind: multinomial logistic regression, or a linear support vector machine (one against all).
         batch_size: does not change the result.
         workers: processes that decode.

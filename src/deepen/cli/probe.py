@@ -19,7 +19,10 @@ EXAMPLE = "Example: deepen probe runs/PHOTOS-resnet20-1/best.safetensors PHOTOS 
     weights=Annotated[str, WEIGHTS],
     data=Annotated[str | None, LABELLED],
     layer=Annotated[
-        str, typer.Option(help="Whose features; a module's name, fc7 or layer3.0 say.")
+        str,
+        typer.Option(
+            help="Whose features; a stage, conv4_x say, or a module's name, layer3.0 say."
+        ),
     ],
 )
 def probe(words: Words, as_json: JSON = False) -> None:

@@ -1,15 +1,16 @@
-"""What a layer of a network hands on, by the layer's name."""
+"""What a stage or a layer of a network hands on, by its name."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepen.errors import InputError, unknown
+from deepen.layers import ImageClassifier
 
 if TYPE_CHECKING:
     from deepen.data.decode import PictureError
@@ -30,20 +31,17 @@ class Features(NamedTuple):
     bad: tuple[PictureError, ...]
 
 
-class _Reached(Exception):
-    """The layer has been run; the rest of the network need not be."""
-
-
 def extract_features(
     model: nn.Module, layer: str, batches: Iterable[Batch], *, device: torch.device | str
 ) -> Features:
-    """One forward pass over each picture, in evaluation mode, as far as a layer's first output.
+    """One forward pass over each picture, in evaluation mode, as far as a stage, or a layer.
 
     Feature maps (B, F, H, W) are averaged over their places.
 
     Args:
         model: on `device` already; its mode is put back.
-        layer: a name of `model.named_modules()`.
+        layer: a stage that the network names, or else a name of `model.named_modules()`, whose
+            first output counts.
         batches: one pass over a split.
         device: where the forward passes run.
 
@@ -51,32 +49,21 @@ def extract_features(
         InputError: no such layer, one that a forward pass does not run or that hands on no tensor,
             or not one picture could be decoded.
     """
-    modules = dict(model.named_modules())
-    if layer not in modules or not layer:
-        raise unknown_layer(model, layer)
+    output_of = _reader(model, layer)
     found: list[Tensor] = []
-
-    def catch(module: nn.Module, arguments: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        if not isinstance(first, Tensor) or first.ndim < 2:
-            raise InputError(f"layer {layer}: hands on no features")
-        found.append(first.float().flatten(2).mean(2) if first.ndim > 2 else first.float())
-        raise _Reached
-
     labels: list[Tensor] = []
     bad: list[PictureError] = []
     was_training = model.training
     model.eval()
-    hook = modules[layer].register_forward_hook(catch)
     try:
         with torch.inference_mode():
             for batch in batches:
                 bad.extend(batch.bad)
                 if len(batch.labels):
-                    _run(model, batch.images.to(device), layer)
+                    output = output_of(batch.images.to(device))
+                    found.append(output.float().reshape(*output.shape[:2], -1).mean(2))
                     labels.append(batch.labels)
     finally:
-        hook.remove()
         model.train(was_training)
     if not labels:
         first = f"; the first: {bad[0]}" if bad else ""
@@ -84,16 +71,39 @@ def extract_features(
     return Features(torch.cat(found).cpu(), torch.cat(labels).cpu(), tuple(bad))
 
 
-def _run(model: nn.Module, images: Tensor, layer: str) -> None:
-    try:
-        model(images)
-    except _Reached:
-        return
-    raise InputError(f"layer {layer}: is not run at evaluation")
+def _reader(model: nn.Module, layer: str) -> Callable[[Tensor], Tensor]:
+    """From images to what a stage or a layer hands on."""
+    if isinstance(model, ImageClassifier) and layer in model.stage_layers:
+        return lambda images: model.forward_intermediates(images, [layer])[layer]
+    module = dict(model.named_modules()).get(layer)
+    if module is None or not layer:
+        raise unknown_layer(model, layer)
+    while type(module).forward is nn.Sequential.forward and len(module):  # type: ignore[arg-type]
+        module = module[-1]  # type: ignore[index]  # what a chain hands on; stages may split it
+
+    def read(images: Tensor) -> Tensor:
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if not isinstance(first, Tensor) or first.ndim < 2:
+                raise InputError(f"layer {layer}: hands on no features")
+            if not found:
+                found.append(first.clone())  # what follows may write into it
+
+        with module.register_forward_hook(keep):
+            model(images)
+        if not found:
+            raise InputError(f"layer {layer}: is not run at evaluation")
+        return found[0]
+
+    return read
 
 
 def unknown_layer(model: nn.Module, word: str) -> InputError:
     """An error that names the nearest layers, or the outermost ones where none is near."""
-    names = [name for name, _ in model.named_modules() if name]
+    stages = [*model.stage_layers] if isinstance(model, ImageClassifier) else []
+    names = [*stages, *(name for name, _ in model.named_modules() if name)]
+    outermost = [*stages, *(name for name, _ in model.named_children())]
     near = difflib.get_close_matches(word.lower(), names, n=1)
-    return unknown("layer", word, names if near else [name for name, _ in model.named_children()])
+    return unknown("layer", word, set(names if near else outermost))

@@ -7,22 +7,20 @@ see only the maps of their own half (groups=2), all else sees all of them (secti
 Normalization follows the ReLU of the first two convolutions, pooling follows normalization (lecture
 002 lists them the other way round, as Caffe's copy has them).
 
-Inferred: the input is 227x227 px. The paper prints 224, which a stride of 4 takes to the 55x55 maps
-of figure 2 only with an uneven border of 3 px; 227 needs none.
-Deviation: another size than 227 can be built; fc6 then has the size of what pooling leaves.
 The initial weights are meant for the paper's input (section 2): 0 to 255, minus the mean.
 
-`alexnet_one_tower` is what torchvision calls `alexnet`: after Krizhevsky 2014, "One weird trick for
-parallelizing convolutional neural networks", all in one column, but without its normalization and
-with 256 for 384 maps in the fourth convolution.
+`alexnet_one_tower` is what torchvision calls `alexnet`, with its keys: after Krizhevsky 2014, "One
+weird trick for parallelizing convolutional neural networks", all in one column.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, LocalResponseNorm, init_normal
+from deepen.layers import ImageClassifier, LocalResponseNorm, init_normal, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -35,7 +33,19 @@ class AlexNet(ImageClassifier):
         input_size: (height, width) of the input; the weights of fc6 depend on it.
     """
 
-    num_features, classifier_name = 4096, "fc8"
+    num_features, min_px, classifier_name = 4096, 67, "fc8"
+    stage_layers = stages(
+        conv1=("conv1", F.relu),  # (B, 96, 55, 55)
+        norm1=("norm1",),
+        pool1=("pool1",),  # (B, 96, 27, 27)
+        conv2=("conv2", F.relu),  # (B, 256, 27, 27)
+        norm2=("norm2",),
+        pool2=("pool2",),  # (B, 256, 13, 13)
+        conv3=("conv3", F.relu),  # (B, 384, 13, 13)
+        conv4=("conv4", F.relu),
+        conv5=("conv5", F.relu),  # (B, 256, 13, 13)
+        pool5=("pool5",),  # (B, 256, 6, 6)
+    )
 
     def __init__(self, num_classes: int, in_channels: int, input_size: tuple[int, int]) -> None:
         super().__init__()
@@ -59,14 +69,6 @@ class AlexNet(ImageClassifier):
         alive = (self.conv2, self.conv4, self.conv5, self.fc6, self.fc7)
         for layer in self.children():
             init_normal(layer, std=0.01, bias=float(layer in alive))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 227, 227) to the pooled maps of conv5 (B, 256, 6, 6)."""
-        x = self.pool1(self.norm1(F.relu(self.conv1(x))))  # (B, 96, 27, 27)
-        x = self.pool2(self.norm2(F.relu(self.conv2(x))))  # (B, 256, 13, 13)
-        x = F.relu(self.conv3(x))  # (B, 384, 13, 13)
-        x = F.relu(self.conv4(x))  # (B, 384, 13, 13)
-        return self.pool5(F.relu(self.conv5(x)))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Maps (B, 256, 6, 6) to logits (B, num_classes); with `pre_logits` to fc7 (B, 4096)."""
@@ -95,21 +97,16 @@ class AlexNetOneTower(ImageClassifier):
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 64, 11, stride=4, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, stride=2),
-            nn.Conv2d(64, 192, 5, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, stride=2),
-            nn.Conv2d(192, 384, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, stride=2),
-        )
+        self.features = nn.Sequential()
+        pool, relu = partial(nn.MaxPool2d, 3, stride=2), partial(nn.ReLU, inplace=True)
+        self._add_stage("conv1", nn.Conv2d(in_channels, 64, 11, stride=4, padding=2), relu())
+        self._add_stage("pool1", pool())
+        self._add_stage("conv2", nn.Conv2d(64, 192, 5, padding=2), relu())
+        self._add_stage("pool2", pool())
+        self._add_stage("conv3", nn.Conv2d(192, 384, 3, padding=1), relu())
+        self._add_stage("conv4", nn.Conv2d(384, 256, 3, padding=1), relu())
+        self._add_stage("conv5", nn.Conv2d(256, 256, 3, padding=1), relu())
+        self._add_stage("pool5", pool())
         self.avgpool = nn.AdaptiveAvgPool2d(6)
         self.classifier = nn.Sequential(
             nn.Dropout(0.5),
@@ -120,10 +117,6 @@ class AlexNetOneTower(ImageClassifier):
             nn.ReLU(inplace=True),
             nn.Linear(4096, num_classes),
         )
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to maps (B, 256, about H/32, about W/32)."""
-        return self.features(x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Maps (B, 256, h, w) to logits (B, num_classes); with `pre_logits` to (B, 4096)."""
@@ -139,7 +132,7 @@ ARCHITECTURES = [
     Architecture(
         name="alexnet",
         build=AlexNet,
-        takes=Takes(227, 3, 1000, sizes="built", min_px=67),
+        takes=Takes(227, 3, 1000, sizes="built", min_px=AlexNet.min_px),
         paper="Krizhevsky et al. 2012",
         title="ImageNet classification with deep convolutional neural networks",
         year=2012,
@@ -151,7 +144,11 @@ ARCHITECTURES = [
             Detail("pooling", "specified", "section 3.4: 3x3, stride 2, overlapping"),
             Detail("dropout", "specified", "section 4.2: 0.5 on the outputs of fc6 and fc7"),
             Detail("initialization", "specified", "section 5: N(0, 0.01^2); biases 1 or 0"),
-            Detail("input size", "inferred", "227: 224 of section 3.5 needs an uneven border"),
+            Detail(
+                "input size",
+                "inferred",
+                "227; 224 (section 3.5) gives 55 px only unevenly bordered",
+            ),
             Detail("padding", "inferred", "keeps the 27 and 13 px of figure 2: 2, 1, 1, 1"),
             Detail("sizes other than 227", "deviates", "fc6 is built for what pooling leaves"),
         ),
@@ -159,7 +156,7 @@ ARCHITECTURES = [
     Architecture(
         name="alexnet_one_tower",
         build=_one_tower,
-        takes=Takes(224, 3, 1000, min_px=63),
+        takes=Takes(224, 3, 1000, min_px=AlexNetOneTower.min_px),
         paper="Krizhevsky 2014",
         title="One weird trick for parallelizing convolutional neural networks",
         year=2014,

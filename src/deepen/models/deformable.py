@@ -9,8 +9,6 @@ are so (section 2.3).
 Zhu, Hu, Lin & Dai 2018, "Deformable ConvNets v2", section 3: all 3x3 convolutions of conv3 to conv5
 are deformable, and each tap is also weighted by a sigmoid, which starts at 0.5.
 
-Deviation: the networks keep ResNet's stride of 32; the first paper, for detection, sets conv5's to
-one and dilates it by two.
 There is no kernel for bfloat16 on the CPU: offsets and sampling are in float32 under autocast.
 """
 
@@ -85,10 +83,14 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     def build(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> DeformableResNet:
         return DeformableResNet(variant, num_classes, in_channels)
 
-    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=32)
+    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
     common = (
         Detail("deformable convolution", "specified", "Dai et al. 2017, section 2.1"),
-        Detail("stride and dilation of conv5", "deviates", "32 and none, to classify pictures"),
+        Detail(
+            "stride and dilation of conv5",
+            "deviates",
+            "32 and none, to classify; the first paper's detectors: 1 and 2",
+        ),
         Detail("stride of ResNet-50", "inferred", "first 1x1: the authors' released code"),
     )
     if variant.modulated:

@@ -9,11 +9,6 @@ maps goes before, and in DenseNet-C a transition keeps half of the maps: BC is b
 The ImageNet nets (table 1) are BC with a stem as ResNet's, of 2k maps; they are torchvision's, with
 its keys. The CIFAR nets (section 3, "Implementation details") have three blocks of equal length and
 a 3x3 stem of 16 maps, or 2k in BC.
-
-Inferred: each transition has a ReLU after its batch norm, and batch norm and ReLU follow the last
-block, as in the authors' released code; the paper's text names neither.
-Deviation: no dropout. The paper adds it (0.2 after each convolution but the first, section 4.1)
-only on CIFAR and SVHN without augmentation.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, init_he
+from deepen.layers import ImageClassifier, Stages, init_he
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -101,6 +96,11 @@ class Variant(NamedTuple):
         """Table 1's nets have four blocks, the CIFAR nets three."""
         return len(self.num_layers) == 4
 
+    @property
+    def min_px(self) -> int:
+        """Least height and width of a picture."""
+        return 29 if self.imagenet else 8
+
 
 class DenseNet(ImageClassifier):
     """Table 1, from 29 px up; with three blocks the net of CIFAR, from 8 px up."""
@@ -111,7 +111,7 @@ class DenseNet(ImageClassifier):
         super().__init__()
         k, num_layers, bc = variant
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.min_px = 29 if variant.imagenet else 8
+        self.min_px = variant.min_px
         maps = 2 * k if bc else 16
         self.features = nn.Sequential()
         if variant.imagenet:
@@ -131,11 +131,23 @@ class DenseNet(ImageClassifier):
         self.features.add_module(f"norm{len(num_layers) + 1}", nn.BatchNorm2d(maps))
         self.num_features = maps
         self.classifier = nn.Linear(maps, num_classes)
+        self.stage_layers = self._stages(variant)
         self.apply(init_he)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, num_features, H/32, W/32), or H/4, W/4 in the CIFAR nets."""
-        return F.relu(self.features(x), inplace=True)
+    @staticmethod
+    def _stages(variant: Variant) -> Stages:
+        """Rows of table 1, the classification layer aside."""
+        stages: Stages = {"convolution": ("features.conv0",)}
+        if variant.imagenet:
+            stages["convolution"] += ("features.norm0", "features.relu0")  # (B, 2k, H/2, W/2)
+            stages["pooling"] = ("features.pool0",)  # (B, 2k, H/4, W/4)
+        last = len(variant.num_layers)
+        for i in range(1, last):
+            stages[f"dense_block{i}"] = (f"features.denseblock{i}",)
+            stages[f"transition{i}"] = (f"features.transition{i}",)
+        norm = f"features.norm{last + 1}"
+        stages[f"dense_block{last}"] = (f"features.denseblock{last}", norm, torch.relu_)
+        return stages
 
 
 def cifar(depth: int, growth_rate: int, bc: bool) -> Variant:
@@ -170,7 +182,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         Detail("initialization", "specified", "section 4.2: as He et al. 2015b"),
     ]
     if variant.imagenet:
-        takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=29)
+        takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=variant.min_px)
         details += [
             Detail("blocks and stem", "specified", "table 1, section 3: a stem of 2k maps"),
             Detail(
@@ -179,11 +191,11 @@ def _architecture(name: str, variant: Variant) -> Architecture:
             Detail("batch norm of the stem", "inferred", "the authors' released code"),
         ]
     else:
-        takes = Takes(size_px=32, channels=3, num_classes=10, min_px=8)
+        takes = Takes(size_px=32, channels=3, num_classes=10, min_px=variant.min_px)
         details += [
             Detail("blocks and growth rate", "specified", "section 3 and table 2: depth, k"),
             Detail("stem", "specified", "section 3: 3x3, 16 maps, or 2k in BC"),
-            Detail("dropout", "deviates", "none; the paper has 0.2 without augmentation alone"),
+            Detail("dropout", "deviates", "none; section 4.1: 0.2 without augmentation alone"),
         ]
     if variant.bc:
         details.append(Detail("bottleneck and compression", "specified", "section 3: 4k, 0.5"))

@@ -6,14 +6,10 @@ stacks the maps; 1x1 convolutions before the large kernels and after the pooling
 (figure 2b; 2a, the naive module, lacks them). Two auxiliary classifiers on modules 4a and 4d add
 0.3 of their losses in training and are of no use afterwards.
 
-Inferred: table 1 has no local response normalization, figure 3 has two, and neither has its
-constants, which are those of Krizhevsky et al. 2012. Pooling rounds sizes up (112 to 56 to 28), as
-the Caffe model does. The auxiliary linear layers are as wide as the input makes them (4x4 pixels of
-224x224, section 5), so a network is built for one size.
+The auxiliary linear layers are as wide as the input makes them (4x4 pixels of 224x224, section 5),
+so a network is built for one size.
 
-`googlenet_bn` is torchvision's network with its keys, of no paper: batch norm after each
-convolution, no response normalization, 3x3 for 5x5, dropout 0.2, a last max pooling of 2x2,
-auxiliary classifiers that pool to 4x4 from any size.
+`googlenet_bn` is torchvision's network with its keys, of no paper.
 """
 
 from __future__ import annotations
@@ -120,10 +116,14 @@ MODULES = {
 }
 
 
+MIN_PX, MIN_PX_BN = 79, 15  # least height and width that it can be built for, and fed with
+
+
 class GoogLeNet(ImageClassifier):
     """Table 1, or torchvision's with `batch_norm`; `input_size` is (height, width) in px."""
 
     num_features, auxiliary_weight = 1024, 0.3
+    auxiliary_classifiers = ("inception_4a", "aux1"), ("inception_4d", "aux2")
     auxiliary_classifier_names = ("aux1.fc2", "aux2.fc2")
 
     def __init__(
@@ -141,42 +141,29 @@ class GoogLeNet(ImageClassifier):
             module = Inception(width, widths, conv, kernel=3 if batch_norm else 5)
             self.add_module(f"inception{name}", module)
             width = module.out_channels
-        self.last_pool, self.dropout_p = (2, 0.2) if batch_norm else (3, 0.4)
+        self.dropout_p = 0.2 if batch_norm else 0.4
+        self.stage_layers = {
+            "conv1": ("conv1",),  # (B, 64, 112, 112)
+            "pool1": (halve, "norm"),  # (B, 64, 56, 56)
+            "conv2_reduce": ("conv2",),
+            "conv2": ("conv3", "norm"),  # (B, 192, 56, 56)
+            "pool2": (halve,),  # (B, 192, 28, 28)
+            **{f"inception_{name}": (f"inception{name}",) for name in ("3a", "3b")},
+            "pool3": (halve,),  # (B, 480, 14, 14)
+            **{f"inception_4{name}": (f"inception4{name}",) for name in "abcde"},
+            "pool4": (partial(halve, kernel_size=2) if batch_norm else halve,),  # (B, 832, 7, 7)
+            **{f"inception_{name}": (f"inception{name}",) for name in ("5a", "5b")},
+        }
         if batch_norm:
-            self.min_px, pool, rows, columns = 15, nn.AdaptiveAvgPool2d(4), 4, 4
+            self.min_px, pool, rows, columns = MIN_PX_BN, nn.AdaptiveAvgPool2d(4), 4, 4
         else:
-            self.input_size, pool = input_size, nn.AvgPool2d(5, stride=3)
+            self.min_px, self.input_size = MIN_PX, input_size
+            pool = nn.AvgPool2d(5, stride=3)
             rows, columns = (((px + 1) // 16 - 5) // 3 + 1 for px in input_size)
         self.aux1 = AuxiliaryClassifier(pool, conv(512, 128, 1), rows * columns, num_classes)
         self.aux2 = AuxiliaryClassifier(pool, conv(528, 128, 1), rows * columns, num_classes)
         self.fc = nn.Linear(1024, num_classes)
         self.apply(init_he)
-
-    def _inceptions(self, x: Tensor, *names: str) -> Tensor:
-        for name in names:
-            x = self.get_submodule(f"inception{name}")(x)
-        return x
-
-    def _stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images to the maps of 4a and 4d, which the auxiliary classifiers see, and of 5b."""
-        x = self.norm(halve(self.conv1(x)))  # (B, 64, 56, 56)
-        x = halve(self.norm(self.conv3(self.conv2(x))))  # (B, 192, 28, 28)
-        x = halve(self._inceptions(x, "3a", "3b"))  # (B, 480, 14, 14)
-        first = self._inceptions(x, "4a")  # (B, 512, 14, 14)
-        second = self._inceptions(first, "4b", "4c", "4d")  # (B, 528, 14, 14)
-        x = halve(self._inceptions(second, "4e"), self.last_pool)  # (B, 832, 7, 7)
-        return first, second, self._inceptions(x, "5a", "5b")
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 224, 224) to (B, 1024, 7, 7)."""
-        return self._stages(x)[-1]
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Images to logits; in training mode to (logits, those on 4a, those on 4d)."""
-        self.check_input(x)
-        first, second, features = self._stages(x)
-        logits = self.forward_head(features)
-        return (logits, self.aux1(first), self.aux2(second)) if self.training else logits
 
 
 def _architecture(name: str, takes: Takes, *details: Detail) -> Architecture:
@@ -186,7 +173,9 @@ def _architecture(name: str, takes: Takes, *details: Detail) -> Architecture:
     shared = (
         Detail("widths", "specified", "table 1"),
         Detail("auxiliary classifiers", "specified", "section 5: on 4a and 4d, weight 0.3"),
-        Detail("rounding of pooled sizes", "inferred", "up, as Caffe's; table 1 has 112, 56, 28"),
+        Detail(
+            "rounding of pooled sizes", "inferred", "up, as Caffe's model; table 1: 112, 56, 28"
+        ),
         Detail("initialization", "inferred", "none in the paper; He et al. 2015b, for ReLU"),
     )
     title, authors = "Going deeper with convolutions", "Szegedy et al. 2014"
@@ -196,16 +185,16 @@ def _architecture(name: str, takes: Takes, *details: Detail) -> Architecture:
 ARCHITECTURES = [
     _architecture(
         "googlenet",
-        Takes(224, 3, 1000, sizes="built", min_px=79),
+        Takes(224, 3, 1000, sizes="built", min_px=MIN_PX),
         Detail("kernels, strides, pooling", "specified", "table 1"),
-        Detail("places of response normalization", "specified", "figure 3"),
+        Detail("places of response normalization", "specified", "figure 3; table 1 has none"),
         Detail("its constants", "inferred", "k=2, n=5, alpha=1e-4, beta=0.75: Krizhevsky 2012"),
         Detail("dropout", "specified", "table 1: 40%; section 5: 70% in the auxiliary classifiers"),
         Detail("last pooling at other sizes", "inferred", "of the whole map, 7x7 at 224 px"),
     ),
     _architecture(
         "googlenet_bn",
-        Takes(224, 3, 1000, min_px=15),
+        Takes(224, 3, 1000, min_px=MIN_PX_BN),
         Detail("batch norm, no LRN", "deviates", "torchvision's network"),
         Detail("5x5 branches", "deviates", "3x3, a slip that its weights are trained with"),
         Detail("last max pooling", "deviates", "2x2 for table 1's 3x3, as torchvision"),

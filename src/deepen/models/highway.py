@@ -9,21 +9,19 @@ highway layers on MNIST, and a softmax. Convolutional: 10 layers of 16 or 32 map
 of the second paper: 39K and 151K parameters) and 19 layers on CIFAR-10 (table 2: ~2.3M, "Highway
 B", after FitNet 4).
 
-Inferred: the papers print no table of layers for the convolutional nets; they are those of the
-authors' released code for Caffe (cifar10-19layers, mnist-10layers): plain convolutions where the
-number of maps changes, max pooling, dropout before each stage and before the last layer. They
-count 38,986, 151,690 and 2,256,838 parameters. The released file's last layer has 100 units for the
-ten classes of CIFAR-10; here it has as many as there are classes.
+The convolutional nets have plain convolutions where the number of maps changes, max pooling, dropout
+before each stage and before the last layer; they count 38,986, 151,690 and 2,256,838 parameters.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, init_fan_in
+from deepen.layers import ImageClassifier, flatten, init_fan_in, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -59,6 +57,11 @@ def conv3x3(maps: int, gate_bias: float) -> Highway:
     return Highway(h, t, gate_bias)
 
 
+def halve(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, H/2, W/2) by max pooling."""
+    return F.max_pool2d(x, 2)
+
+
 def initialize(net: nn.Module) -> None:
     """Weights N(0, 1/fan_in), biases 0, and the gates' biases where they shall start."""
     net.apply(init_fan_in)
@@ -77,7 +80,8 @@ class HighwayMLP(ImageClassifier):
         input_size: (height, width) of the input; the weights depend on it.
     """
 
-    num_features = 50
+    num_features, averages_maps = 50, False
+    stage_layers = stages(plain=(flatten, "fc1", F.relu), highway=("layers",))
 
     def __init__(
         self, num_layers: int, num_classes: int, in_channels: int, input_size: tuple[int, int]
@@ -88,10 +92,6 @@ class HighwayMLP(ImageClassifier):
         self.layers = nn.Sequential(*(linear(50, gate_bias=-2.0) for _ in range(num_layers)))
         self.fc = nn.Linear(50, num_classes)
         initialize(self)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, 50)."""
-        return self.layers(F.relu(self.fc1(x.flatten(1))))
 
 
 class HighwayMnist(ImageClassifier):
@@ -104,34 +104,42 @@ class HighwayMnist(ImageClassifier):
         input_size: (height, width) of the input; the weights depend on it.
     """
 
+    min_px, averages_maps = 16, False
+
     def __init__(
         self, maps: int, num_classes: int, in_channels: int, input_size: tuple[int, int]
     ) -> None:
         super().__init__()
         self.in_channels, self.num_classes, self.input_size = in_channels, num_classes, input_size
-        self.features = nn.Sequential(
-            *(nn.Dropout(0.2), nn.Conv2d(in_channels, maps, 5), nn.ReLU()),
-            *(conv3x3(maps, gate_bias=-1.0) for _ in range(2)),
-            *(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Dropout(0.3)),
-            *(conv3x3(maps, gate_bias=-1.0) for _ in range(3)),
-            *(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Dropout(0.4)),
-            *(conv3x3(maps, gate_bias=-1.0) for _ in range(3)),
-            *(nn.MaxPool2d(2, 2, ceil_mode=True), nn.Dropout(0.5)),
-        )
+        self.features = nn.Sequential()
+        pool = partial(nn.MaxPool2d, stride=2, ceil_mode=True)
+        conv = nn.Conv2d(in_channels, maps, 5)
+        self._add_stage("conv1", nn.Dropout(0.2), conv, nn.ReLU())  # (B, maps, 24, 24)
+        for i in (2, 3):
+            self._add_stage(f"highway{i}", conv3x3(maps, gate_bias=-1.0))
+        self._add_stage("pool1", pool(3), nn.Dropout(0.3))  # (B, maps, 12, 12)
+        for i in (4, 5, 6):
+            self._add_stage(f"highway{i}", conv3x3(maps, gate_bias=-1.0))
+        self._add_stage("pool2", pool(3), nn.Dropout(0.4))  # (B, maps, 6, 6)
+        for i in (7, 8, 9):
+            self._add_stage(f"highway{i}", conv3x3(maps, gate_bias=-1.0))
+        self._add_stage("pool3", pool(2), nn.Dropout(0.5))  # (B, maps, 3, 3)
         height, width = (((px - 4) // 4 + 1) // 2 for px in input_size)
         self.num_features = maps * height * width
         self.fc = nn.Linear(self.num_features, num_classes)
         initialize(self)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 28, 28) to (B, 9 * maps)."""
-        return self.features(x).flatten(1)
 
 
 class Highway19(ImageClassifier):
     """Nineteen layers: three stages of 32, 80, 128 maps, a 1x1 convolution, one linear layer."""
 
     num_features, min_px = 100, 8
+    stage_layers = stages(
+        stage1=("stage1", halve),  # (B, 32, H/2, W/2)
+        stage2=("stage2", halve),  # (B, 80, H/4, W/4)
+        stage3=("stage3",),  # (B, 128, H/4, W/4)
+        conv18=("conv18", F.relu),  # (B, 100, H/4, W/4)
+    )
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -149,12 +157,6 @@ class Highway19(ImageClassifier):
         plain = nn.Conv2d(in_channels, maps, 3, padding=1)
         highways = (conv3x3(maps, gate_bias=-2.0) for _ in range(num_highways))
         return nn.Sequential(nn.Dropout(0.2), plain, nn.ReLU(), *highways)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, 100, H/4, W/4)."""
-        x = F.max_pool2d(self.stage1(x), 2)
-        x = F.max_pool2d(self.stage2(x), 2)
-        return F.relu(self.conv18(self.stage3(x)))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features to logits (B, num_classes); with `pre_logits` to (B, 100)."""
@@ -203,15 +205,23 @@ def _architecture(name: str, variant: Variant) -> Architecture:
             init,
         )
     else:
-        takes = Takes(size_px=28, channels=1, num_classes=10, sizes="built", min_px=16)
+        takes = Takes(
+            size_px=28, channels=1, num_classes=10, sizes="built", min_px=HighwayMnist.min_px
+        )
         if kind == "cifar":
-            takes = Takes(size_px=32, channels=3, num_classes=10, min_px=8)
+            takes = Takes(size_px=32, channels=3, num_classes=10, min_px=Highway19.min_px)
+        file = "cifar10-19layers" if kind == "cifar" else "mnist-10layers"
         details = (
             gate,
-            Detail("layers, maps, pooling, dropout", "inferred", "the authors' released code"),
+            Detail(
+                "layers, maps, pooling, dropout", "inferred", f"the authors' Caffe code: {file}"
+            ),
             Detail("bias of the gates", "inferred", "the authors' released code: -1, CIFAR -2"),
             init,
         )
+        if kind == "cifar":
+            last = "as many units as classes; the released file has 100 for ten"
+            details += (Detail("last layer", "deviates", last),)
     title = "Highway networks" if kind == "mlp" else "Training very deep networks"
     return Architecture(name, build, takes, "Srivastava et al. 2015", title, 2015, details)
 

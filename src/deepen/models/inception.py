@@ -6,21 +6,18 @@ Szegedy et al. 2015, "Rethinking the Inception architecture for computer vision"
 smoothing (section 7, a matter of the recipe). Table 1 outlines "Inception-v2", which becomes v3
 with all of these, and leaves most widths open.
 
-This is the network that Google released and torchvision has, with torchvision's keys. It differs
-from table 1: the stem has a 1x1 convolution and two max poolings where the table has strides, and
-the 35x35 modules keep a 5x5 kernel beside the 3x3 pair. Its average pooling counts the zeros of
-the border, as torchvision's does and Google's does not. Google and torchvision weight the auxiliary
-loss 0.4; the paper says nothing, and 0.3 is what its predecessor has.
+This is the network that Google released and torchvision has, with torchvision's keys.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepen.errors import InputError
-from deepen.layers import ConvBNReLU, ImageClassifier, init_he
+from deepen.layers import ConvBNReLU, ImageClassifier, init_he, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -129,6 +126,11 @@ class InceptionE(nn.Module):
         return torch.cat([self.branch1x1(x), *once, *twice, pooled], 1)
 
 
+def max_pool(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, (H - 1) / 2, (W - 1) / 2), of the stem."""
+    return F.max_pool2d(x, 3, stride=2)
+
+
 class AuxiliaryClassifier(nn.Module):
     """Section 4, figure 8: on 17x17 maps, with batch norm."""
 
@@ -140,10 +142,17 @@ class AuxiliaryClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 768, 17, 17) to logits (B, num_classes)."""
-        if min(x.shape[2:]) < 17:
-            raise InputError("InceptionV3 trains on pictures of 299 px at least (17x17 maps)")
+        _check_maps(x)
         x = self.conv0(F.avg_pool2d(x, 5, stride=3))  # (B, 128, 5, 5)
         return self.fc(F.adaptive_avg_pool2d(self.conv1(x), 1).flatten(1))
+
+
+def _check_maps(x: Tensor) -> None:
+    if min(x.shape[2:]) < 17:
+        raise InputError("InceptionV3 trains on pictures of 299 px at least (17x17 maps)")
+
+
+torch.fx.wrap("_check_maps")  # a symbolic tracer keeps the call; it cannot follow the branch
 
 
 class InceptionV3(ImageClassifier):
@@ -153,7 +162,20 @@ class InceptionV3(ImageClassifier):
     """
 
     num_features, min_px, dropout_p = 2048, 75, 0.5
-    auxiliary_classifier_names, auxiliary_weight = ("AuxLogits.fc",), 0.3
+    stage_layers = stages(  # in the released network's words; table 1 names no module
+        Conv2d_1a_3x3=("Conv2d_1a_3x3",),  # (B, 32, 149, 149)
+        Conv2d_2a_3x3=("Conv2d_2a_3x3",),
+        Conv2d_2b_3x3=("Conv2d_2b_3x3",),  # (B, 64, 147, 147)
+        MaxPool_3a_3x3=(max_pool,),  # (B, 64, 73, 73)
+        Conv2d_3b_1x1=("Conv2d_3b_1x1",),
+        Conv2d_4a_3x3=("Conv2d_4a_3x3",),  # (B, 192, 71, 71)
+        MaxPool_5a_3x3=(max_pool,),  # (B, 192, 35, 35)
+        **{f"Mixed_5{i}": (f"Mixed_5{i}",) for i in "bcd"},  # (B, 288, 35, 35)
+        **{f"Mixed_6{i}": (f"Mixed_6{i}",) for i in "abcde"},  # (B, 768, 17, 17)
+        **{f"Mixed_7{i}": (f"Mixed_7{i}",) for i in "abc"},  # (B, 2048, 8, 8)
+    )
+    auxiliary_classifiers, auxiliary_weight = (("Mixed_6e", "AuxLogits"),), 0.3
+    auxiliary_classifier_names = ("AuxLogits.fc",)
 
     def __init__(self, num_classes: int, in_channels: int, input_size: tuple[int, int]) -> None:
         super().__init__()
@@ -173,46 +195,31 @@ class InceptionV3(ImageClassifier):
         self.fc = nn.Linear(2048, num_classes)
         self.apply(init_he)
 
-    def _stages(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images to the last 17x17 maps, which the auxiliary classifier sees, and the last 8x8."""
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (B, 64, 147, 147)
-        x = F.max_pool2d(x, 3, stride=2)  # (B, 64, 73, 73)
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))  # (B, 192, 71, 71)
-        x = F.max_pool2d(x, 3, stride=2)  # (B, 192, 35, 35)
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))  # (B, 288, 35, 35)
-        x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))  # (B, 768, 17, 17)
-        x = self.Mixed_6e(self.Mixed_6d(x))
-        return x, self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # (B, 2048, 8, 8)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 299, 299) to (B, 2048, 8, 8)."""
-        return self._stages(x)[-1]
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Images to logits; in training mode to (logits, auxiliary logits)."""
-        self.check_input(x)
-        middle, features = self._stages(x)
-        logits = self.forward_head(features)
-        return (logits, self.AuxLogits(middle)) if self.training else logits
-
 
 ARCHITECTURES = [
     Architecture(
         "inception_v3",
         InceptionV3,
-        Takes(299, 3, 1000, min_px=75),
+        Takes(299, 3, 1000, min_px=InceptionV3.min_px),
         "Szegedy et al. 2015",
         "Rethinking the Inception architecture for computer vision",
         2015,
         (
             Detail("modules", "specified", "sections 3 and 5, figures 5, 6, 7 and 10"),
             Detail("widths", "inferred", "the released network's; table 1 gives stages alone"),
-            Detail("stem", "deviates", "max pooling for table 1's strides, as released"),
+            Detail(
+                "stem", "deviates", "a 1x1 and two max poolings for table 1's strides, as released"
+            ),
             Detail("35x35 modules", "deviates", "a 5x5 kernel beside the 3x3 pair, as released"),
             Detail("17x17 modules", "deviates", "four after the reduction, as released"),
             Detail("auxiliary classifier", "specified", "section 4: last 17x17 map, batch norm"),
-            Detail("its weight", "inferred", "none in the paper; 0.3 of Szegedy et al. 2014"),
-            Detail("dropout, zeros in average pooling", "inferred", "0.5, counted: torchvision"),
+            Detail(
+                "its weight", "inferred", "0.3 of Szegedy et al. 2014; Google and torchvision: 0.4"
+            ),
+            Detail("dropout", "inferred", "0.5: torchvision"),
+            Detail(
+                "zeros in average pooling", "inferred", "counted: torchvision; Google's are not"
+            ),
             Detail("epsilon of batch norm", "inferred", "1e-3, as released"),
             Detail("initialization", "inferred", "none in the paper; He et al. 2015b"),
         ),

@@ -6,14 +6,8 @@ brought back to the width of its input by a 1x1 convolution without activation, 
 to the input. Figure 15 has both networks: 5 blocks on 35x35, 10 on 17x17, 5 on 8x8; v2 has the stem
 of Inception-v4. (That v2 also costs what Inception-v4 does holds for the released network alone.)
 
-The paper leaves open or contradicts itself in: the scale ("between 0.1 and 0.3": 0.17, 0.10 and
-0.20 here, as in the released network); v2's figure 17, whose 1154 maps cannot be added to the 1152
-that arrive, so 1152; figure 19, 2048 for the 2144 that arrive, so 2144. Those 1x1 convolutions have
-a bias and no batch norm, as released ("batch-normalization only on top of the traditional layers").
-
 `inception_resnet_v2_slim` is the network that Google released under the name of v2, and timm has,
-with timm's keys: 10, 20 and 10 blocks, Inception-v3's stem and a module as 5b, no ReLU after the
-last block and 1536 1x1 convolutions behind it.
+with timm's keys.
 """
 
 from __future__ import annotations
@@ -142,6 +136,15 @@ VARIANTS = {
 }
 
 
+WORDS = {  # timm's names in those of figure 15
+    "repeat": "inception_resnet_a",
+    "mixed_6a": "reduction_a",
+    "repeat_1": "inception_resnet_b",
+    "mixed_7a": "reduction_b",
+    "repeat_2": "inception_resnet_c",
+}
+
+
 class InceptionResNet(ImageClassifier):
     """Figure 15: a stem, then blocks on three grids with reductions between them."""
 
@@ -162,18 +165,12 @@ class InceptionResNet(ImageClassifier):
         if variant.slim:
             layers["block8"] = ResidualBlock(width, blocks.c, scale=1.0, relu=False)
             layers["conv2d_7b"] = ConvBNReLU(width, 1536, 1)
-        self.layer_names = list(layers)
+        self.stage_layers = {WORDS.get(name, name): (name,) for name in layers}
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.num_features = 1536 if variant.slim else width
         self.classif = nn.Linear(self.num_features, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 299, 299) to (B, num_features, 8, 8)."""
-        for name in self.layer_names:
-            x = self.get_submodule(name)(x)
-        return x
 
 
 def _architecture(name: str, *details: Detail) -> Architecture:
@@ -187,7 +184,7 @@ def _architecture(name: str, *details: Detail) -> Architecture:
         Detail("initialization", "inferred", "none in the paper; He et al. 2015b"),
     )
     title = "Inception-v4, Inception-ResNet and the impact of residual connections on learning"
-    takes, authors = Takes(299, 3, 1000, min_px=75), "Szegedy et al. 2016"
+    takes, authors = Takes(299, 3, 1000, min_px=InceptionResNet.min_px), "Szegedy et al. 2016"
     return Architecture(name, build, takes, authors, title, 2016, details + shared)
 
 

@@ -5,13 +5,10 @@ connections on learning", section 3.1, figure 9: stem (figure 3), 4 modules A on
 reduction (7), 7 modules B on 17x17 (5), a reduction (8), 3 modules C on 8x8 (6), average pooling,
 dropout keeping 0.8, one linear layer. Convolutions marked V are valid, all others are padded.
 
-The figures contradict themselves and the released network in places; the released one is taken,
-with timm's keys. The last convolution of the stem has no stride in figure 3, and must have 2 to
-meet the pooling beside it. Figure 5 has a 1x7 twice where one must be 7x1. The pairs of 1xn and
-nx1 in figures 3, 5 and 6 come in the other order (the same network on transposed pictures).
+Where the figures contradict themselves or the released network, the released one is taken, with
+timm's keys; the order of 1xn and nx1 makes the same network on transposed pictures.
 
-Inferred: batch norm after each convolution with epsilon 1e-3, average pooling that leaves the zeros
-of the border out, as released. The residual networks of the paper are in `inception_resnet.py`.
+The residual networks of the paper are in `inception_resnet.py`.
 """
 
 from __future__ import annotations
@@ -122,27 +119,26 @@ class InceptionV4(ImageClassifier):
     def __init__(self, num_classes: int, in_channels: int, input_size: tuple[int, int]) -> None:
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.features = nn.Sequential(
-            *stem(in_channels),
-            *(inception(384, INCEPTION_A, 96) for _ in range(4)),
-            reduction(384, REDUCTION_A),
-            *(inception(1024, INCEPTION_B, 128) for _ in range(7)),
-            reduction(1024, REDUCTION_B),
-            *(InceptionC() for _ in range(3)),
-        )
+        self.features = nn.Sequential()
+        for i, layer in enumerate(stem(in_channels), start=1):
+            self._add_stage(f"stem{i}", layer)
+        for i in range(1, 5):
+            self._add_stage(f"inception_a{i}", inception(384, INCEPTION_A, 96))
+        self._add_stage("reduction_a", reduction(384, REDUCTION_A))  # (B, 1024, 17, 17)
+        for i in range(1, 8):
+            self._add_stage(f"inception_b{i}", inception(1024, INCEPTION_B, 128))
+        self._add_stage("reduction_b", reduction(1024, REDUCTION_B))  # (B, 1536, 8, 8)
+        for i in range(1, 4):
+            self._add_stage(f"inception_c{i}", InceptionC())
         self.last_linear = nn.Linear(1536, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 299, 299) to (B, 1536, 8, 8)."""
-        return self.features(x)
 
 
 ARCHITECTURES = [
     Architecture(
         "inception_v4",
         InceptionV4,
-        Takes(299, 3, 1000, min_px=75),
+        Takes(299, 3, 1000, min_px=InceptionV4.min_px),
         "Szegedy et al. 2016",
         "Inception-v4, Inception-ResNet and the impact of residual connections on learning",
         2016,
@@ -150,7 +146,11 @@ ARCHITECTURES = [
             Detail("modules and their number", "specified", "figure 9"),
             Detail("widths", "specified", "figures 3 to 8; table 1 for reduction A"),
             Detail("dropout", "specified", "figure 9: keep 0.8"),
-            Detail("stride at the end of the stem", "inferred", "2; figure 3 forgets it"),
+            Detail(
+                "stride at the end of the stem",
+                "inferred",
+                "2, as the pooling beside it; figure 3 has none",
+            ),
             Detail("7x1 in the short branch of B", "inferred", "figure 5 prints 1x7 twice"),
             Detail("order of 1xn and nx1", "deviates", "as released, not figures 3, 5 and 6"),
             Detail("batch norm, epsilon 1e-3", "inferred", "as released"),

@@ -5,8 +5,6 @@ section II-B: the convolutional network as the paper has it, 60,000 trainable pa
 connections. C3 sees only some maps of S2 (Table I), subsampling is trained, the output compares the
 84 units of F6 with a fixed 7x12 drawing of each digit.
 
-Inferred: the paper says "squashing function" of C1 and C3 only in passing (section II-A: "the
-results are passed through the sigmoid" for the units of a map); it is applied there too.
 `lenet5_relu` is the modern form that people mean by the name: ReLU, max pooling, full C3, linear
 output, softmax; it is no network of the paper.
 """
@@ -19,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, init_he
+from deepen.layers import ImageClassifier, flatten, init_he, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 # Table I: the maps of S2 that each of the sixteen maps of C3 sees.
@@ -62,7 +60,7 @@ class Subsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, maps, H, W) to (B, maps, H/2, W/2)."""
-        sums = F.avg_pool2d(x, 2, divisor_override=1)
+        sums = F.avg_pool2d(x, 2) * 4  # exact; an export drops `divisor_override`
         return sums * self.coefficient[:, None, None] + self.bias[:, None, None]
 
     def complexity(self, input: Tensor, output: Tensor) -> dict[str, int]:
@@ -130,7 +128,15 @@ class LeNet5(ImageClassifier):
 
     in_channels, num_classes, num_features = 1, 10, 84
     input_size = (32, 32)
-    classifier_name = "output"
+    classifier_name, averages_maps = "output", False
+    stage_layers = stages(
+        C1=("c1", squash),  # (B, 6, 28, 28)
+        S2=("s2", squash),  # (B, 6, 14, 14)
+        C3=("c3", squash),  # (B, 16, 10, 10)
+        S4=("s4", squash),  # (B, 16, 5, 5)
+        C5=("c5", squash),  # (B, 120, 1, 1)
+        F6=(flatten, "f6", squash),  # (B, 84)
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,20 +162,24 @@ class LeNet5(ImageClassifier):
             bound = 2.4 / (25 * len(inputs))
             nn.init.uniform_(kernels, -bound, bound)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, 1, 32, 32) to the units of F6 (B, 84)."""
-        x = squash(self.c1(x))  # (B, 6, 28, 28)
-        x = squash(self.s2(x))  # (B, 6, 14, 14)
-        x = squash(self.c3(x))  # (B, 16, 10, 10)
-        x = squash(self.s4(x))  # (B, 16, 5, 5)
-        x = squash(self.c5(x))  # (B, 120, 1, 1)
-        return squash(self.f6(x.flatten(1)))
+
+def halve(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, H/2, W/2) by max pooling."""
+    return F.max_pool2d(x, 2)
 
 
 class LeNet5ReLU(ImageClassifier):
     """The modern form: two 5x5 convolutions with ReLU and max pooling, three linear layers."""
 
-    num_features = 84
+    num_features, min_px, averages_maps = 84, 16, False
+    stage_layers = stages(
+        C1=("conv1", F.relu),  # (B, 6, 28, 28)
+        S2=(halve,),  # (B, 6, 14, 14)
+        C3=("conv2", F.relu),  # (B, 16, 10, 10)
+        S4=(halve,),  # (B, 16, 5, 5)
+        C5=(flatten, "fc1", F.relu),  # (B, 120)
+        F6=("fc2", F.relu),  # (B, 84)
+    )
 
     def __init__(self, num_classes: int, in_channels: int, input_size: tuple[int, int]) -> None:
         super().__init__()
@@ -181,13 +191,6 @@ class LeNet5ReLU(ImageClassifier):
         self.fc2 = nn.Linear(120, 84)
         self.fc = nn.Linear(84, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 32, 32) to (B, 84)."""
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)  # (B, 6, 14, 14)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)  # (B, 16, 5, 5)
-        x = F.relu(self.fc1(x.flatten(1)))
-        return F.relu(self.fc2(x))
 
 
 def _lenet5(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> LeNet5:
@@ -210,7 +213,9 @@ ARCHITECTURES = [
         Detail("connections of C3", "specified", "Table I"),
         Detail("subsampling", "specified", "section II-B: sum, coefficient, bias, squash"),
         Detail("squashing function", "specified", "appendix A: 1.7159 tanh(2a/3)"),
-        Detail("squash after C1 and C3", "inferred", "section II-A has it for the units of a map"),
+        Detail(
+            "squash after C1 and C3", "inferred", "in passing, section II-A: for the units of a map"
+        ),
         Detail("output", "specified", "eq. 7, Euclidean RBF on figure 3's drawings"),
         Detail("pixels of the drawings", "inferred", "transcriptions of figure 3, printed small"),
         Detail("sign of the output", "deviates", "minus the distance, so that the largest wins"),
@@ -219,7 +224,7 @@ ARCHITECTURES = [
     _architecture(
         "lenet5_relu",
         LeNet5ReLU,
-        Takes(32, 1, 10, sizes="built", min_px=16),
+        Takes(32, 1, 10, sizes="built", min_px=LeNet5ReLU.min_px),
         Detail("widths", "specified", "section II-B: 6, 16, 120, 84"),
         Detail("non-linearity, pooling, output", "deviates", "ReLU, max, linear: modern usage"),
         Detail("connections of C3", "deviates", "all maps of S2, as modern forms have it"),

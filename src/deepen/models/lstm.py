@@ -9,9 +9,6 @@ of 28 values on MNIST. What the cells show after the last row goes to one linear
 c = f c + i g, and tanh, as `torch.nn.LSTM`; the bias of its forget gates starts at one, so fresh
 cells remember. `lstm_1997` is the paper's: c = c + i g, an input squashed to [-2, 2] and a content
 squashed to [-1, 1] by logistic functions (section 4, appendix A.1).
-
-Inferred: one layer of 128 units; the paper has no experiment on pictures.
-Deviation: gradients flow through every path; the paper cuts them at the gates' recurrent inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, init_fan_in
+from deepen.layers import ImageClassifier, init_fan_in, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -53,6 +50,11 @@ class LSTM(nn.Module):
         return shown
 
 
+def rows(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) to their rows (B, H, C * W)."""
+    return x.transpose(1, 2).flatten(2)
+
+
 class RowLSTM(ImageClassifier):
     """One LSTM over the rows of a picture, from the top, of the size that it is built for.
 
@@ -63,7 +65,8 @@ class RowLSTM(ImageClassifier):
         input_size: (height, width) of the input; the weights depend on it.
     """
 
-    num_features = 128
+    num_features, averages_maps = 128, False
+    stage_layers = stages(lstm=(rows, "lstm"))
 
     def __init__(
         self, forget: bool, num_classes: int, in_channels: int, input_size: tuple[int, int]
@@ -77,10 +80,6 @@ class RowLSTM(ImageClassifier):
             with torch.no_grad():
                 self.lstm.input.bias[3 * 128 :] = 1
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to what the cells show after the last row, (B, 128)."""
-        return self.lstm(x.transpose(1, 2).flatten(2))  # (B, H, C * W)
-
 
 # Whether cells have a forget gate.
 VARIANTS: dict[str, bool] = {"lstm": True, "lstm_1997": False}
@@ -92,8 +91,10 @@ def _architecture(name: str, forget: bool) -> Architecture:
 
     details = [
         Detail("memory cell, input and output gates", "specified", "section 4"),
-        Detail("gradient", "deviates", "through all paths; the paper cuts some (appendix A.1)"),
-        Detail("rows as steps, 128 units", "inferred", "the paper has no experiment on pictures"),
+        Detail(
+            "gradient", "deviates", "through all paths; the paper cuts those at the gates' inputs"
+        ),
+        Detail("rows as steps, 128 units", "inferred", "the paper has no pictures"),
         Detail("initialization", "inferred", "N(0, 1/fan_in), biases 0"),
     ]
     if forget:

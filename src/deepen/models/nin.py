@@ -6,12 +6,8 @@ map a class, and the mean of a map is the logit: no layer is fully connected (se
 mlpconv but the last is followed by max pooling that halves the size, and by dropout (section 4.1).
 The classifying convolution has its ReLU too: no logit is negative.
 
-Inferred: the paper prints no table of widths. `nin_cifar` is the authors' own definition for
-CIFAR-10 (their cuda-convnet, NIN/cifar-10_def), `nin_imagenet` is theirs for ImageNet, of which the
-paper does not speak (their Caffe, nin_imagenet/train_val.prototxt; dropout only before the last
-mlpconv). Pooling rounds sizes up, as both programs do.
-The initial weights are theirs too, for the inputs that they had: whitened pictures on CIFAR-10, and
-0 to 255 minus the mean on ImageNet.
+The initial weights are those of the authors' definitions, for the inputs that they had: whitened
+pictures on CIFAR-10, and 0 to 255 minus the mean on ImageNet.
 """
 
 from __future__ import annotations
@@ -81,12 +77,12 @@ class NetworkInNetwork(ImageClassifier):
         super().__init__()
         self.in_channels, self.min_px, self.classifier_std = in_channels, min_px, classifier_std
         self.features = nn.Sequential()
-        for row in rows[:-1]:
-            self.features.append(MlpConv(in_channels, row))
-            self.features.append(nn.MaxPool2d(3, stride=2, ceil_mode=True))
-            self.features.append(nn.Dropout(0.5) if row.dropout else nn.Identity())
+        for i, row in enumerate(rows, start=1):
+            self._add_stage(f"mlpconv{i}", MlpConv(in_channels, row))
+            if i < len(rows):
+                dropout = nn.Dropout(0.5) if row.dropout else nn.Identity()
+                self._add_stage(f"pool{i}", nn.MaxPool2d(3, stride=2, ceil_mode=True), dropout)
             in_channels = row.widths[-1]
-        self.features.append(MlpConv(in_channels, rows[-1]))
         self.num_features = rows[-1].widths[-1]
         self.reset_classifier(num_classes)
 
@@ -97,10 +93,6 @@ class NetworkInNetwork(ImageClassifier):
         init_normal(fresh, self.classifier_std)
         self.classifier = fresh.to(weight.dtype)
         self.num_classes = num_classes
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to what the classifying convolution sees, (B, num_features, h, w)."""
-        return self.features(x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Means of the class maps (B, num_classes); with `pre_logits`, means of the features.
@@ -149,7 +141,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     def build(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> NetworkInNetwork:
         return NetworkInNetwork(rows, classifier_std, min_px, num_classes, in_channels)
 
-    release = "the authors' nin_imagenet for Caffe"
+    release = "the authors' nin_imagenet/train_val.prototxt for Caffe; not in the paper"
     dropout = Detail("dropout", "inferred", f"{release}: before the last mlpconv alone")
     if name == "nin_cifar":
         release = "the authors' NIN/cifar-10_def for cuda-convnet"

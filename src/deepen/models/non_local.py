@@ -10,9 +10,7 @@ convolutions to half of the maps; a 2x2 max pooling after phi and g thins the po
 One block stands right before the last residual block of res4 (table 2b), or five: two in res3 and
 three in res4, after every other residual block (table 2c).
 
-Inferred, from the authors' released code: the 1x1 convolutions have biases and start at N(0,
-0.01^2); ResNet-50 has its stride in the 3x3 convolutions, so torchvision's keys and weights fit.
-Deviation: positions are a picture's, as in section 5 on COCO, not a video's.
+The ResNet-50 is torchvision's, so its keys and weights fit.
 """
 
 from __future__ import annotations
@@ -108,7 +106,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         Detail("positions", "deviates", "of a picture, as section 5 on COCO; not of a video"),
         Detail("stride of ResNet-50", "inferred", "3x3 convolution: the authors' released code"),
     )
-    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=32)
+    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
     title = "Non-local neural networks"
     return Architecture(name, build, takes, "Wang et al. 2018", title, 2017, details)
 

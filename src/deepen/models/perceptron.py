@@ -5,16 +5,14 @@ in the brain"; Rumelhart, Hinton & Williams 1986, "Learning representations by b
 errors".
 Lecture 003 opens with both: a weighted sum, then layers of them with a sigmoid in between, applied
 to handwritten digits of 28 x 28 = 784 pixels (it prints "24 x 24 = 784").
-
-Deviation: Rosenblatt's unit ends in a step, which has no gradient. Here the sums are handed out as
-logits; their argmax is his decision, and the cross-entropy on them can be minimised.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from deepen.layers import ImageClassifier, init_fan_in
+from deepen.layers import ImageClassifier, flatten, init_fan_in
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -27,6 +25,8 @@ class Perceptron(ImageClassifier):
         in_channels: channels of the input.
         input_size: (height, width) of the input; the weights depend on it.
     """
+
+    averages_maps = False
 
     def __init__(
         self,
@@ -41,14 +41,11 @@ class Perceptron(ImageClassifier):
         self.num_features = widths[-1]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, hidden, strict=False))
         self.fc = nn.Linear(widths[-1], num_classes)
+        self.stage_layers = {
+            "input": (flatten,),
+            **{f"hidden{i + 1}": (f"hidden.{i}", torch.sigmoid) for i in range(len(hidden))},
+        }
         self.apply(init_fan_in)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, num_features)."""
-        x = x.flatten(1)
-        for layer in self.hidden:
-            x = layer(x).sigmoid()
-        return x
 
 
 # Hidden units: lecture 003 draws three layers (input, hidden, output); LeCun et al. 1998,
@@ -63,7 +60,9 @@ def _architecture(name: str, hidden: tuple[int, ...]) -> Architecture:
     def build(num_classes: int, in_channels: int, input_size: tuple[int, int]) -> Perceptron:
         return Perceptron(hidden, num_classes, in_channels, input_size)
 
-    step = Detail("output", "deviates", "logits instead of a step, which has no gradient")
+    step = Detail(
+        "output", "deviates", "logits for a step, which has no gradient; argmax decides as it"
+    )
     width = Detail("hidden units", "inferred", "300, from LeCun et al. 1998, section III-C.5")
     sigmoid = Detail("non-linearity", "specified", "sigmoid, lecture 003")
     init = Detail("initialization", "inferred", "N(0, 1/fan_in), biases 0, lecture 002")

@@ -11,10 +11,6 @@ shape changes, the projection is without batch norm and starts from the activate
 CIFAR: 110 layers are units of two 3x3 convolutions on 16, 32, 64 maps; 164 and 1001 layers are
 bottlenecks, [1x1, 16; 3x3, 16; 1x1, 64] in the first stage. ImageNet: the stages of ResNet-50, 101,
 152, and ResNet-200, which has 16 units more on 28x28 px.
-
-Inferred: the shortcuts of 110 layers are of option A and start from the input as it is; a
-bottleneck halves the size in its first 1x1 convolution (the authors' released code of ResNet-1001;
-timm's `resnetv2` does it in the 3x3, and starts with the pooling, then the activation).
 """
 
 from __future__ import annotations
@@ -38,6 +34,9 @@ class Activation(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         return F.relu(super().forward(input), inplace=True)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """The network has checked its input, and a symbolic tracer cannot follow a branch."""
 
 
 def two_convolutions(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -107,6 +106,11 @@ class Variant(NamedTuple):
         """The nets of ImageNet have four stages, those of CIFAR three."""
         return len(self.maps) == 4
 
+    @property
+    def min_px(self) -> int:
+        """Least height and width of a picture."""
+        return 32 if self.imagenet else 8
+
 
 class PreResNet(ImageClassifier):
     """For ImageNet's pictures from 32 px up, with three stages for CIFAR's from 8 px up."""
@@ -115,7 +119,7 @@ class PreResNet(ImageClassifier):
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
         self.num_features = variant.maps[-1]
-        self.min_px = 32 if variant.imagenet else 8
+        self.min_px = variant.min_px
         maps = variant.stem
         if variant.imagenet:
             self.conv1 = nn.Conv2d(in_channels, maps, 7, 2, padding=3, bias=False)
@@ -134,13 +138,15 @@ class PreResNet(ImageClassifier):
                 maps = out
             self.stages.append(nn.Sequential(*units))
         self.act2 = Activation(maps)
+        count = len(variant.maps)  # "One more activation follows the last unit's sum."
+        self.stage_layers = {
+            "conv1": ("conv1", "act1"),
+            "conv2_x": ("pool", "stages.0"),
+            **{f"conv{i + 2}_x": (f"stages.{i}",) for i in range(1, count - 1)},
+            f"conv{count + 1}_x": (f"stages.{count - 1}", "act2"),
+        }
         self.fc = nn.Linear(maps, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, num_features, H/32, W/32), on CIFAR H/4, W/4."""
-        x = self.pool(self.act1(self.conv1(x)))
-        return self.act2(self.stages(x))
 
 
 # He et al. 2016, section 5 and appendix: CIFAR's have 6n + 2 and 9n + 2 layers; ImageNet's units in
@@ -173,19 +179,21 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         details += [
             Detail("shortcut", "specified", "appendix: pre-activated projections"),
             Detail("batch norm of projections", "inferred", "none: released code of ResNet-1001"),
-            Detail("stride", "inferred", "first 1x1: released code of ResNet-1001"),
+            Detail("stride", "inferred", "first 1x1: released code of ResNet-1001 (timm: 3x3)"),
         ]
     if variant.imagenet:
-        takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=32)
+        takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=variant.min_px)
         kind = "specified" if name in ("preresnet152", "preresnet200") else "inferred"
         details += [
             Detail("stages", kind, "section 5 and He et al. 2015, table 1"),
             Detail(
-                "place of the pooling", "inferred", "after the first activation: fb.resnet.torch"
+                "place of the pooling",
+                "inferred",
+                "after the first activation: fb.resnet.torch (timm: before it)",
             ),
         ]
     else:
-        takes = Takes(size_px=32, channels=3, num_classes=10, min_px=8)
+        takes = Takes(size_px=32, channels=3, num_classes=10, min_px=variant.min_px)
         details.append(
             Detail("widths", "specified", "appendix: 16-32-64, four times in bottlenecks")
         )

@@ -11,9 +11,9 @@ parameters), B projects with a 1x1 convolution, C projects in every block. The n
 more take B (section 4.1); those of 18 and 34 layers have B under the bare name, as the released
 networks of others have it, and the paper's own A (its table 2) as `resnet18_a`, `resnet34_a`.
 
-Inferred: a bottleneck halves the size in its first 1x1 convolution (the authors' released networks;
-table 1 says in which blocks, not in which layer). `resnet50_v1_5` and its like halve it in the 3x3
-instead, as fb.resnet.torch and torchvision: another network with the same keys and shapes.
+`resnet50` and its like halve the size in a bottleneck's first 1x1 convolution, `resnet50_v1_5` and
+its like in the 3x3, as fb.resnet.torch and torchvision: another network with the same keys and
+shapes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, init_he
+from deepen.layers import ImageClassifier, init_he, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 Shortcut = Literal["A", "B", "C"] | None
@@ -134,6 +135,11 @@ def make_stage(
     return nn.Sequential(first, *rest)
 
 
+def max_pool(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, H/2, W/2): table 1, before conv2_x."""
+    return F.max_pool2d(x, 3, 2, padding=1)
+
+
 class Variant(NamedTuple):
     """A column of table 1: the block, blocks and maps of the four stages, the shortcuts' option."""
 
@@ -147,6 +153,13 @@ class ResNet(ImageClassifier):
     """Table 1, for pictures of 224x224 px, or of any size from 32 px up."""
 
     min_px = 32
+    stage_layers = stages(
+        conv1=("conv1", "bn1", torch.relu_),  # (B, 64, H/2, W/2)
+        conv2_x=(max_pool, "layer1"),  # (B, maps[0], H/4, W/4)
+        conv3_x=("layer2",),
+        conv4_x=("layer3",),
+        conv5_x=("layer4",),  # (B, maps[3], H/32, W/32)
+    )
 
     def __init__(self, variant: Variant, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -160,12 +173,6 @@ class ResNet(ImageClassifier):
         self.layer4 = make_stage(block, n4, maps[2], maps[3], 2, option)
         self.fc = nn.Linear(maps[3], num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, num_features, H/32, W/32)."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, 64, H/2, W/2)
-        x = F.max_pool2d(x, 3, 2, padding=1)  # (B, 64, H/4, W/4)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
 # He et al. 2015, table 1: blocks in conv2_x ... conv5_x, and their maps.
@@ -208,10 +215,16 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     if variant.option == "A":
         details.append(Detail("place of the zero maps", "inferred", "last, as fb.resnet.torch"))
     if variant.block is bottleneck:
-        details.append(Detail("stride", "inferred", "first 1x1, as the authors' released nets"))
+        details.append(
+            Detail(
+                "stride",
+                "inferred",
+                "first 1x1, as the authors' released nets; table 1: the blocks",
+            )
+        )
     if variant.block is bottleneck_v1_5:
         details.append(Detail("stride", "deviates", "3x3 convolution, as torchvision's weights"))
-    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=32)
+    takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
     title = "Deep residual learning for image recognition"
     return Architecture(name, build, takes, "He et al. 2015", title, 2015, tuple(details))
 

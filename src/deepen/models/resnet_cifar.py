@@ -5,19 +5,16 @@ layers, a 3x3 convolution, then three stages of n blocks with 16, 32, 64 maps on
 global average pooling, one linear layer. The blocks and the shortcuts' options are those of
 `resnet.py`; the first block of stages two and three halves the size with stride 2. On CIFAR the
 paper takes option A, which has no parameters: residual and plain nets count alike.
-
-Inferred: the zero maps of option A are appended after the others, and its stride drops every other
-pixel (the authors' released code for Caffe has no CIFAR nets; fb.resnet.torch does it so).
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from deepen.layers import ImageClassifier, init_he
+from deepen.layers import ImageClassifier, init_he, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 from deepen.models.resnet import BasicBlock, Shortcut, make_stage
 
@@ -33,6 +30,12 @@ class CifarResNet(ImageClassifier):
     """
 
     num_features, min_px = 64, 8
+    stage_layers = stages(
+        conv1=("conv1", "bn1", torch.relu_),  # (B, 16, H, W)
+        conv2_x=("layer1",),
+        conv3_x=("layer2",),  # (B, 32, H/2, W/2)
+        conv4_x=("layer3",),  # (B, 64, H/4, W/4)
+    )
 
     def __init__(self, n: int, option: Shortcut, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -44,11 +47,6 @@ class CifarResNet(ImageClassifier):
         self.layer3 = make_stage(BasicBlock, n, 32, 64, 2, option)
         self.fc = nn.Linear(64, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, 64, H/4, W/4)."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.layer3(self.layer2(self.layer1(x)))
 
 
 class Variant(NamedTuple):
@@ -82,6 +80,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         details += [
             Detail("shortcut", "specified", "option A, section 4.2: identity in all cases"),
             Detail("place of the zero maps", "inferred", "after the others, as fb.resnet.torch"),
+            Detail("stride of the shortcut", "inferred", "every other pixel, as fb.resnet.torch"),
         ]
     elif variant.option is not None:
         said = (
@@ -95,7 +94,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     return Architecture(
         name=name,
         build=build,
-        takes=Takes(size_px=32, channels=3, num_classes=10, min_px=8),
+        takes=Takes(size_px=32, channels=3, num_classes=10, min_px=CifarResNet.min_px),
         paper="He et al. 2015",
         title="Deep residual learning for image recognition",
         year=2015,

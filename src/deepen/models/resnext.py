@@ -8,10 +8,6 @@ shortcuts are of option B.
 
 The CIFAR net (section 5.3) has 29 layers: a 3x3 stem of 64 maps, three stages of three blocks with
 256, 512, 1024 maps, and d doubles with them.
-
-Inferred: 32x8d, which the paper does not have, is torchvision's (from Mahajan et al. 2018).
-Deviation: the CIFAR blocks are the original ones, as the authors' released code, whose notes say
-that the paper's own figures are of pre-activation blocks and that these are better.
 """
 
 from __future__ import annotations
@@ -19,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from deepen.layers import ImageClassifier, init_he
 from deepen.models.architecture import Architecture, Detail, Takes
 from deepen.models.resnet import WIDE_MAPS, Block, Bottleneck, ResNet, Shortcut, make_stage
 from deepen.models.resnet import Variant as ResNetVariant
+from deepen.models.resnet_cifar import CifarResNet
 
 
 def aggregated(cardinality: int, base_width: int) -> Block:
@@ -51,6 +47,7 @@ class CifarResNeXt(ImageClassifier):
     """
 
     num_features, min_px = 1024, 8
+    stage_layers = CifarResNet.stage_layers
 
     def __init__(self, block: Block, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -62,11 +59,6 @@ class CifarResNeXt(ImageClassifier):
         self.layer3 = make_stage(block, 3, 512, 1024, 2, "B")
         self.fc = nn.Linear(1024, num_classes)
         self.apply(init_he)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, 1024, H/4, W/4)."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.layer3(self.layer2(self.layer1(x)))
 
 
 class Variant(NamedTuple):
@@ -107,17 +99,23 @@ def _architecture(name: str, variant: Variant) -> Architecture:
         Detail("initialization", "specified", "section 4: as He et al. 2015b"),
     ]
     if len(variant.num_blocks) == 4:
-        takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=32)
+        takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
         details.append(Detail("stride", "specified", "section 4: in the 3x3 convolution"))
         if name == "resnext101_32x8d":
-            details.append(Detail("width", "inferred", "32x8d is torchvision's, not the paper's"))
+            details.append(
+                Detail("width", "inferred", "32x8d is torchvision's, from Mahajan et al. 2018")
+            )
         else:
             details.append(Detail("width", "specified", "table 4, cardinality x width"))
     else:
-        takes = Takes(size_px=32, channels=3, num_classes=10, min_px=8)
+        takes = Takes(size_px=32, channels=3, num_classes=10, min_px=CifarResNeXt.min_px)
         details += [
             Detail("stem, stages, width", "specified", "section 5.3 and table 7"),
-            Detail("order in the block", "deviates", "not pre-activated: released code"),
+            Detail(
+                "order in the block",
+                "deviates",
+                "not pre-activated: released code, which finds it better",
+            ),
         ]
     title = "Aggregated residual transformations for deep neural networks"
     return Architecture(

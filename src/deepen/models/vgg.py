@@ -12,9 +12,7 @@ answer. `VGG.score_map` and `VGG.forward_dense` do this with the very same weigh
     net = create_model("vgg16").eval()
     logits = net.forward_dense(pictures)  # (B, 3, 384, 512) to (B, 1000)
 
-Inferred: scores are averaged before the softmax, in the order that section 3.2 tells it.
-Deviations: a plain forward of another size than 224 averages the last maps to 7x7, as torchvision
-does; the `_bn` forms, batch norm after each convolution, are torchvision's and in no paper.
+The `_bn` forms are torchvision's and in no paper.
 """
 
 from __future__ import annotations
@@ -58,16 +56,15 @@ class VGG(ImageClassifier):
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
         self.features = nn.Sequential()
-        for width, kernels in zip(WIDTHS, stages, strict=True):
-            for kernel in map(int, kernels):
-                self.features.append(nn.Conv2d(in_channels, width, kernel, padding=kernel // 2))
-                if norm == "batch":
-                    self.features.append(nn.BatchNorm2d(width))
-                self.features.append(nn.ReLU(inplace=True))
-                if norm == "lrn" and len(self.features) == 2:
-                    self.features.append(LocalResponseNorm())
+        for stage, (width, kernels) in enumerate(zip(WIDTHS, stages, strict=True), start=1):
+            for i, kernel in enumerate(map(int, kernels), start=1):
+                conv = nn.Conv2d(in_channels, width, kernel, padding=kernel // 2)
+                norms = [nn.BatchNorm2d(width)] if norm == "batch" else []
+                self._add_stage(f"conv{stage}_{i}", conv, *norms, nn.ReLU(inplace=True))
                 in_channels = width
-            self.features.append(nn.MaxPool2d(2, stride=2))
+            if norm == "lrn" and stage == 1:
+                self._add_stage("norm1", LocalResponseNorm())
+            self._add_stage(f"pool{stage}", nn.MaxPool2d(2, stride=2))
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
@@ -79,10 +76,6 @@ class VGG(ImageClassifier):
             nn.Linear(4096, num_classes),
         )
         self.apply(init_glorot)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to maps (B, 512, H/32, W/32)."""
-        return self.features(x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Maps (B, 512, h, w) to logits (B, num_classes); with `pre_logits` to (B, 4096)."""
@@ -102,7 +95,7 @@ class VGG(ImageClassifier):
         if min(x.shape[2:]) < 224:
             height, width = x.shape[2:]
             raise InputError(f"VGG's score map takes 224 px at least, got {height}x{width}")
-        x = self.features(x)
+        x = self.forward_features(x)
         for index, layer in enumerate(self.classifier):
             if isinstance(layer, nn.Linear):
                 side = 7 if index == 0 else 1
@@ -167,7 +160,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     return Architecture(
         name=name,
         build=build,
-        takes=Takes(size_px=224, channels=3, num_classes=1000, min_px=32),
+        takes=Takes(size_px=224, channels=3, num_classes=1000, min_px=VGG.min_px),
         paper="Simonyan & Zisserman 2014",
         title="Very deep convolutional networks for large-scale image recognition",
         year=2014,

@@ -6,9 +6,7 @@ of n pre-activation units of two 3x3 convolutions with 16k, 32k, 64k maps. In th
 dropout stands between the two convolutions (figure 1d). WRN-50-2-bottleneck, for ImageNet (table
 8), is ResNet-50 with its 3x3 convolutions twice as wide.
 
-Inferred: where maps grow, the projection and the residual share one activation (the authors'
-released code). WRN-50-2 halves the size in the 3x3 convolutions, as fb.resnet.torch, which the
-authors' code builds on; it is torchvision's network, with its keys.
+WRN-50-2 is torchvision's network, with its keys.
 """
 
 from __future__ import annotations
@@ -70,10 +68,14 @@ def _architecture(name: str, variant: Variant) -> Architecture:
             "specified",
             "0.3 between the convolutions: section 2.4" if "dropout" in name else "none",
         ),
-        Detail("shared activation", "inferred", "the authors' released code"),
+        Detail(
+            "shared activation",
+            "inferred",
+            "of projection and residual: the authors' released code",
+        ),
         Detail("initialization", "inferred", "He et al. 2015b: the authors' released code"),
     )
-    takes = Takes(size_px=32, channels=3, num_classes=10, min_px=8)
+    takes = Takes(size_px=32, channels=3, num_classes=10, min_px=variant.min_px)
     return Architecture(name, build, takes, "Zagoruyko & Komodakis 2016", TITLE, 2016, details)
 
 
@@ -86,7 +88,7 @@ ARCHITECTURES = [
     Architecture(
         "wide_resnet50_2",
         _wide_resnet50_2,
-        Takes(size_px=224, channels=3, num_classes=1000, min_px=32),
+        Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px),
         "Zagoruyko & Komodakis 2016",
         TITLE,
         2016,
@@ -94,7 +96,11 @@ ARCHITECTURES = [
             Detail(
                 "widths", "specified", "section 3: the inner maps of ResNet-50 times 2, table 8"
             ),
-            Detail("stride", "inferred", "3x3 convolution, as fb.resnet.torch"),
+            Detail(
+                "stride",
+                "inferred",
+                "3x3 convolution, as fb.resnet.torch, which theirs is built on",
+            ),
             Detail("initialization", "inferred", "He et al. 2015b: the authors' released code"),
         ),
     ),

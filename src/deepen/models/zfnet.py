@@ -6,10 +6,6 @@ AlexNet after a look inside it. The first filters shrink from 11x11 with stride 
 normalization comes after pooling. The wide variant has 512, 1024, 512 maps in layers 3, 4, 5 (table
 2, model b; lecture 002 gives these as ZFNet's).
 
-Inferred: the paddings, from the sizes in figure 3 (224, 110, 55, 26, 13, 13, 13, 6): 1 in the first
-layer, 0 in the second, 1 in the others; pooling rounds sizes up. The paper only says "contrast
-normalized across feature maps": taken as Krizhevsky's normalization, with his constants.
-Deviation: another size than 224 can be built; fc6 then has the size of what pooling leaves.
 The initial weights are meant for the paper's input (section 3): 0 to 255, minus the mean.
 """
 
@@ -18,7 +14,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepen.layers import ImageClassifier, LocalResponseNorm, init_normal
+from deepen.layers import ImageClassifier, LocalResponseNorm, init_normal, stages
 from deepen.models.architecture import Architecture, Detail, Takes
 
 
@@ -32,7 +28,19 @@ class ZFNet(ImageClassifier):
         input_size: (height, width) of the input; the weights of fc6 depend on it.
     """
 
-    num_features, classifier_name = 4096, "fc8"
+    num_features, min_px, classifier_name = 4096, 47, "fc8"
+    stage_layers = stages(
+        conv1=("conv1", F.relu),  # (B, 96, 110, 110)
+        pool1=("pool1",),  # (B, 96, 55, 55)
+        norm1=("norm1",),
+        conv2=("conv2", F.relu),  # (B, 256, 26, 26)
+        pool2=("pool2",),  # (B, 256, 13, 13)
+        norm2=("norm2",),
+        conv3=("conv3", F.relu),
+        conv4=("conv4", F.relu),
+        conv5=("conv5", F.relu),  # (B, widths[2], 13, 13)
+        pool5=("pool5",),  # (B, widths[2], 6, 6)
+    )
 
     def __init__(
         self,
@@ -57,16 +65,6 @@ class ZFNet(ImageClassifier):
         self.fc7, self.drop7 = nn.Linear(4096, 4096), nn.Dropout(0.5)
         self.fc8 = nn.Linear(4096, num_classes)
         self.apply(init_normal)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, 224, 224) to the pooled maps of layer 5 (B, 256 or 512, 6, 6)."""
-        x = F.relu(self.conv1(x))  # (B, 96, 110, 110)
-        x = self.norm1(self.pool1(x))  # (B, 96, 55, 55)
-        x = F.relu(self.conv2(x))  # (B, 256, 26, 26)
-        x = self.norm2(self.pool2(x))  # (B, 256, 13, 13)
-        x = F.relu(self.conv3(x))
-        x = F.relu(self.conv4(x))
-        return self.pool5(F.relu(self.conv5(x)))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Maps (B, maps, 6, 6) to logits (B, num_classes); with `pre_logits` to fc7 (B, 4096)."""
@@ -96,7 +94,7 @@ def _architecture(name: str, widths: tuple[int, int, int]) -> Architecture:
     return Architecture(
         name=name,
         build=build,
-        takes=Takes(size_px=224, channels=3, num_classes=1000, sizes="built", min_px=47),
+        takes=Takes(size_px=224, channels=3, num_classes=1000, sizes="built", min_px=ZFNet.min_px),
         paper="Zeiler & Fergus 2013",
         title="Visualizing and understanding convolutional networks",
         year=2013,
@@ -111,9 +109,11 @@ def _architecture(name: str, widths: tuple[int, int, int]) -> Architecture:
             Detail("dropout", "specified", "section 3: 0.5 in layers 6 and 7"),
             Detail("initialization", "specified", "section 3: 10^-2, biases 0"),
             Detail("10^-2 as a standard deviation", "inferred", "Krizhevsky et al. 2012"),
-            Detail("paddings", "inferred", "sizes of figure 3: 224, 110, 55, 26, 13, 13, 13, 6"),
+            Detail(
+                "paddings", "inferred", "1, 0, 1, 1, 1: figure 3's 224, 110, 55, 26, 13, 13, 13, 6"
+            ),
             Detail("pooling rounds up", "inferred", "sizes of figure 3: 110 to 55, 26 to 13"),
-            Detail("constants of the normalization", "inferred", "Krizhevsky et al. 2012"),
+            Detail("normalization across maps", "inferred", "that of Krizhevsky et al. 2012"),
             Detail("sizes other than 224", "deviates", "fc6 is built for what pooling leaves"),
         ),
     )

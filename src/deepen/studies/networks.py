@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from deepen.layers import ImageClassifier, init_he
+from deepen.layers import ImageClassifier, init_he, stages
 from deepen.models.resnet import BasicBlock, Shortcut
 from deepen.studies.study import Build
 
@@ -32,6 +32,12 @@ class StudyNet(ImageClassifier):
     """
 
     min_px = 8
+    stage_layers = stages(
+        conv1=("conv1", "bn1", F.relu),
+        conv2_x=("layer1",),
+        conv3_x=("layer2",),
+        conv4_x=("layer3",),
+    )
 
     def __init__(
         self,
@@ -46,29 +52,22 @@ class StudyNet(ImageClassifier):
         self.in_channels, self.num_classes, self.num_features = in_channels, num_classes, 4 * width
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=not stem_norm)
         self.bn1 = nn.BatchNorm2d(width) if stem_norm else nn.Identity()
-        maps = width
-        for stage in range(3):
-            blocks = []
-            for i in range(n):
-                stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(block(maps, width * 2**stage, stride))
-                maps = width * 2**stage
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(maps, num_classes)
+        self.layer1 = _stage(block, n, width, width, 1)
+        self.layer2 = _stage(block, n, width, 2 * width, 2)
+        self.layer3 = _stage(block, n, 2 * width, 4 * width, 2)
+        self.fc = nn.Linear(4 * width, num_classes)
         self.apply(init_he)
 
     @property
-    def stages(self) -> list[nn.Sequential]:
-        """The three stages."""
-        stages = (self.get_submodule(f"layer{i}") for i in (1, 2, 3))
-        return [stage for stage in stages if isinstance(stage, nn.Sequential)]
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        """Those that are made of blocks."""
+        return self.layer1, self.layer2, self.layer3
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, 4 width, H/4, W/4)."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        for stage in self.stages:
-            x = stage(x)
-        return x
+
+def _stage(block: Block, n: int, maps_in: int, maps_out: int, stride: int) -> nn.Sequential:
+    """`n` blocks on maps of one size; the first of them changes the shape."""
+    rest = (block(maps_out, maps_out, 1) for _ in range(n - 1))
+    return nn.Sequential(block(maps_in, maps_out, stride), *rest)
 
 
 def paper_block(option: Shortcut) -> Block:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepen.models.cuda_convnet import CudaConvNet
@@ -47,12 +46,6 @@ class Regularized(CudaConvNet):
 
     def _penalise(self, weight: Tensor) -> None:
         weight.register_hook(lambda gradient: gradient + self.l1 * weight.detach().sign())
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Dropout, then the output."""
-        if pre_logits:
-            return features
-        return self.fc(F.dropout(features, self.dropout_p, self.training))
 
 
 def _net(dropout_p: float = 0.0, l1: float = 0.0) -> Build:

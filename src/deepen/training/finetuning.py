@@ -9,6 +9,7 @@ from torch.nn import Parameter
 
 from deepen.errors import InputError
 from deepen.evaluation.features import unknown_layer
+from deepen.layers import stage_parameters
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
@@ -39,21 +40,15 @@ def train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
 def stages(model: nn.Module) -> list[list[Parameter]]:
     """Parameters of each stage, from the input to the head.
 
-    A stage is a direct child of the network; of one named `features` each child is. A norm counts
-    to the stage before it.
+    Those that the network names, then the parts of its head (`deepen.layers.stage_parameters`). A
+    norm, or whatever else has no matrix, counts to the stage before it.
     """
     found: list[list[Parameter]] = []
-    for name, child in model.named_children():
-        parts = child.children() if name == "features" else [child]
-        for part in parts:
-            parameters = [*part.parameters()]
-            if found and all(p.ndim <= 1 for p in parameters):
-                found[-1] += parameters
-            elif parameters:
-                found.append(parameters)
-    listed = {id(p) for stage in found for p in stage}
-    if own := [p for p in model.parameters() if id(p) not in listed]:  # the network's very own
-        found.insert(0, own)
+    for parameters in stage_parameters(model).values():
+        if found and all(p.ndim <= 1 for p in parameters):
+            found[-1] += parameters
+        else:
+            found.append(parameters)
     return found
 
 
