@@ -40,7 +40,7 @@ from deepen.claims.quantities import (
 )
 from deepen.claims.verdict import Judged, judge
 from deepen.cli import app
-from deepen.cli.train import parse_change
+from deepen.cli.options import parse_change
 from deepen.errors import InputError
 from deepen.models import list_models
 from deepen.training.recipe import load_recipe

@@ -571,7 +571,7 @@ def of_files(paths: list[Path], preprocessing: Preprocessing, **fields) -> np.nd
         Split("train", np.zeros(len(paths), np.int64), [p.name for p in paths], files=tuple(paths)),
         preprocessing,
         batch_size=len(paths),
-        augmentation=Augmentation(**fields) if fields else None,
+        augmentation=Augmentation(**fields),
     )
     (batch,) = batches.epoch(0)
     assert not batch.bad

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from deepen.training.identity import differences
 from torch import nn
 
 from deepen.errors import InputError
 from deepen.training.blocks import AdamW, Cosine, Map, Plateau, Sgd
 from deepen.training.optimizer import Objective, build_optimizer, build_scheduler, lr_factor
 from deepen.training.recipe import Recipe, build_recipe, list_recipes, load_recipe
+from deepen.training.resume import differences
 
 
 def test_all_shipped_recipes_are_valid():

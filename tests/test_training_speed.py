@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 from deepen import api
+from deepen.data.augment import Augmentation
 from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split, open_source
@@ -67,7 +68,7 @@ def job_of(recipe: Recipe, *, seed: int = 0, device: torch.device = CPU, reporte
     network = Small().to(device, memory_format=torch.channels_last)
 
     def batches(split: str, augmented: bool) -> Batches:
-        augmentation = recipe.augment if augmented else None
+        augmentation = recipe.augment if augmented else Augmentation()
         return Batches(
             source.splits[split],
             plain,

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache, partial
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
@@ -87,6 +87,7 @@ class Batch:
         )
 
 
+@dataclass(eq=False)
 class Batches:
     """The batches of a split, for any epoch and from any batch on.
 
@@ -101,12 +102,12 @@ class Batches:
     would. The one of `rank` has a run of neighbours in the batch, with places 2j and 2j+1 never
     parted. All have the same number of batches, of which a short one may be empty on some.
 
-    Args:
+    Attributes:
         split: where the pictures are.
         preprocessing: geometry and normalization.
         batch_size: pictures a batch, in all processes together.
-        augmentation: for training; None fits pictures as at evaluation.
-        mixing: of the pictures of a batch with each other; None mixes none.
+        augmentation: for training; the usual one fits pictures as at evaluation.
+        mixing: of the pictures of a batch with each other; the usual one mixes none.
         num_classes: length of the mixed pictures' shares; needed for those alone.
         seed: of order and augmentation.
         shuffle: in an order drawn for each epoch; else as the split has them.
@@ -124,56 +125,48 @@ class Batches:
         WorkError: there is no room for the cache.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        preprocessing: Preprocessing,
-        *,
-        batch_size: int,
-        augmentation: Augmentation | None = None,
-        mixing: Mixing | None = None,
-        num_classes: int = 0,
-        seed: int = 0,
-        shuffle: bool = False,
-        workers: int = 0,
-        cache_bytes: int = 0,
-        mean_image: Tensor | None = None,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.split = split
-        self.preprocessing = preprocessing
-        self.batch_size = batch_size
-        self.augmentation = augmentation or Augmentation()
+    split: Split
+    preprocessing: Preprocessing
+    _: KW_ONLY
+    batch_size: int
+    augmentation: Augmentation = Augmentation()
+    mixing: Mixing = Mixing()
+    num_classes: int = 0
+    seed: int = 0
+    shuffle: bool = False
+    workers: int = 0
+    cache_bytes: int = 0
+    mean_image: Tensor | None = None
+    device: torch.device | str = "cpu"
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        split, preprocessing, seed = self.split, self.preprocessing, self.seed
         self.augmentation.check(preprocessing)
-        self.mixing = mixing or Mixing()
         if split.targets is not None:
             self.augmentation.check_geometry()
             if self.mixing.active:
                 raise InputError("mixing: pictures with targets beside their class cannot be mixed")
-        self.num_classes = num_classes
-        self.seed = seed
-        self.shuffle = shuffle
-        self.device = torch.device(device)
-        self.rank = rank
-        self.world_size = world_size
+        self.device = torch.device(self.device)
         self.num_images = len(split)
         """Pictures of an epoch, in all processes."""
-        self.num_batches = math.ceil(len(split) / batch_size)
+        self.num_batches = math.ceil(len(split) / self.batch_size)
         """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
         width = preprocessing.size_px[1]
-        self._normalize = preprocessing.normalization(width, self.device, mean_image)
+        self._normalize = preprocessing.normalization(width, self.device, self.mean_image)
         self._labels = torch.from_numpy(split.labels).to(self.device)
         if not stay_on_device(split, self.augmentation):
             cache = None
-            if cache_bytes and split.images is None:
-                cache = DecodedPictures(cache_bytes, len(split), preprocessing.channels)
+            if self.cache_bytes and split.images is None:
+                cache = DecodedPictures(self.cache_bytes, len(split), preprocessing.channels)
             self._pictures = _Pictures(split, preprocessing, self.augmentation, seed, cache)
             self._requests: list[_Request] = []
             self._workers = None
-            if workers:
-                self._workers = _start_workers(self._pictures, self._requests, workers, self.device)
+            if self.workers:
+                self._workers = _start_workers(
+                    self._pictures, self._requests, self.workers, self.device
+                )
         else:
             assert split.images is not None
             images = torch.from_numpy(preprocessing.fit_arrays(split.images)).to(self.device)

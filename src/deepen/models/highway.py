@@ -9,8 +9,9 @@ highway layers on MNIST, and a softmax. Convolutional: 10 layers of 16 or 32 map
 of the second paper: 39K and 151K parameters) and 19 layers on CIFAR-10 (table 2: ~2.3M, "Highway
 B", after FitNet 4).
 
-The convolutional nets have plain convolutions where the number of maps changes, max pooling, dropout
-before each stage and before the last layer; they count 38,986, 151,690 and 2,256,838 parameters.
+The convolutional nets have plain convolutions where the number of maps changes, max pooling,
+dropout before each stage and before the last layer; they count 38,986, 151,690 and 2,256,838
+parameters.
 """
 
 from __future__ import annotations

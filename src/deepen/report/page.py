@@ -26,7 +26,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from deepen.errors import InputError, first_problem
-from deepen.evaluation.metrics import ClassScore, Scores
+from deepen.evaluation.metrics import ClassScore, Figures, Scores
 from deepen.files import write_whole
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 NEEDED = ("epoch", "lr", "train_loss", "eval_loss", "images_per_s", "seconds")
 """Columns of metrics.csv that every task has."""
+TITLES = {"loss": "Loss", "top1": "Top-1 accuracy"}
+"""Of charts; other figures go by their names."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
     "device",
@@ -65,7 +67,7 @@ class Evaluation(BaseModel):
 
     split: str
     choice: str
-    scores: Scores
+    scores: Scores | Figures
 
 
 def write_report(run: Path) -> Path:
@@ -80,9 +82,13 @@ def write_report(run: Path) -> Path:
     weights = next((run / name for name in WEIGHTS if (run / name).is_file()), None)
     card = read_card(weights) if weights else None
     rows = _metrics(run / "metrics.csv")
-    kept = card.epoch if card and any(row["eval_top1"] is not None for row in rows) else None
+    kept = card.epoch if card and any(row["eval_loss"] is not None for row in rows) else None
     evaluation = _evaluation(run / "scores.json")
-    scores = evaluation.scores if evaluation else None
+    found_scores = evaluation.scores if evaluation else None
+    scores = found_scores if isinstance(found_scores, Scores) else None
+    figures = found_scores if isinstance(found_scores, Figures) else None
+    recipe = _recipe(run / "recipe.yaml")
+    scored = "test" if ("scored", "test") in recipe else "validation"
     found = _json(run / "search.json", needed=False)
     data, environment = _json(run / "data.json"), _json(run / "environment.json")
     timing = _timing(rows)
@@ -92,10 +98,11 @@ def write_report(run: Path) -> Path:
         data=data,
         card=card,
         environment=environment,
-        recipe=_recipe(run / "recipe.yaml"),
+        recipe=recipe,
         rows=rows,
+        columns=_columns(rows, scored),
         kept=kept,
-        charts=_charts(rows, kept),
+        charts=_charts(rows, kept, scored),
         search=found,
         search_charts=search_charts(found) if found else [],
         timing=timing,
@@ -104,6 +111,7 @@ def write_report(run: Path) -> Path:
         facts_of_machine=[(k, v) for k in MACHINE if (v := environment.get(k)) not in (None, "")],
         evaluation=evaluation,
         scores=scores,
+        figures=figures,
         interval=_interval(scores) if scores else None,
         by_class=_by_class(scores) if scores else [],
         matrix=_matrix(scores) if scores else None,
@@ -364,23 +372,52 @@ def _confusions(scores: Scores) -> list[dict[str, Any]]:
 # Curves
 
 
-def _charts(rows: Sequence[Row], kept: int | None) -> list[dict[str, Any]]:
-    """Loss and top-1 against epochs, of training and, where held out, of validation."""
+def _charts(rows: Sequence[Row], kept: int | None, scored: str) -> list[dict[str, Any]]:
+    """Each figure against epochs, of training and of the pictures that are scored after each."""
     charts = []
-    for title, column in (("Loss", "loss"), ("Top-1 accuracy", "top1")):
+    names = dict.fromkeys(column.partition("_")[2] for column in _figures(rows))
+    for figure in names:
         series = {
             name: [
                 (x, y)
                 for row in rows
-                if (x := row["epoch"]) is not None and (y := row[f"{name}_{column}"]) is not None
+                if (x := row["epoch"]) is not None
+                and (y := row.get(f"{name}_{figure}")) is not None
             ]
             for name in ("train", "eval")
         }
         series = {name: points for name, points in series.items() if points}
         if series:
+            title = TITLES.get(figure, figure)
             svg, is_log = _chart(title, series, kept)
-            charts.append({"title": title, "svg": svg, "log": is_log, "series": list(series)})
+            labels = {"train": "training", "eval": scored}
+            shown = {name: labels[name] for name in series}
+            charts.append({"title": title, "svg": svg, "log": is_log, "series": shown})
     return charts
+
+
+def _figures(rows: Sequence[Row]) -> list[str]:
+    """Columns of the rows that are drawn and listed, as `train_loss`; not those of no epoch."""
+    found = dict.fromkeys(itertools.chain(*rows))
+    return [
+        column
+        for column in found
+        if column.startswith(("train_", "eval_"))
+        and column != "eval_top5"
+        and any(row.get(column) is not None for row in rows)
+    ]
+
+
+def _columns(rows: Sequence[Row], scored: str) -> list[dict[str, str]]:
+    """Of the table of epochs: which, with what heading, and in what form."""
+    columns = []
+    for column in _figures(rows):
+        part, _, figure = column.partition("_")
+        of = {"train": "Training", "eval": scored.capitalize()}[part]
+        name = {"top1": "top-1"}.get(figure, figure)
+        form = "percent" if figure == "top1" else "number"
+        columns.append({"key": column, "title": f"{of} {name}", "form": form})
+    return columns
 
 
 def _chart(
@@ -405,7 +442,7 @@ def _chart(
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        if title != "Loss":
+        if title == TITLES["top1"]:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", color=INK["axis"], labelpad=6)

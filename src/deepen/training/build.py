@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepen.data.augment import Augmentation
 from deepen.data.loader import Batches
+from deepen.data.mixing import Mixing
 from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
 from deepen.evaluation.protocols import describe_one_crop
@@ -124,8 +126,8 @@ def batches(plan: Plan, here: Here, split: SplitName, *, augmented: bool = False
         pictures,
         plan.input.preprocessing,
         batch_size=batch_size,
-        augmentation=recipe.augment if augmented else None,
-        mixing=recipe.mix if augmented else None,
+        augmentation=recipe.augment if augmented else Augmentation(),
+        mixing=recipe.mix if augmented else Mixing(),
         num_classes=len(plan.source.classes),
         seed=recipe.seed,
         shuffle=augmented,

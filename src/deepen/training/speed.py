@@ -42,7 +42,7 @@ class Settings(NamedTuple):
         channels_last: weights and activations lie in memory with their channels innermost.
         amp: bfloat16 autocast.
         compile: the network goes through torch.compile.
-        cuda_graph: whole steps are captured once and replayed (`deepen.training.resident`).
+        cuda_graph: whole steps are captured once and replayed (`deepen.training.captured`).
     """
 
     channels_last: bool = False
