@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .PHONY: help demo test test-all mutate torture check format clean
 
 help:
-	@echo "make demo      train two networks on handwritten digits, against two baselines (3 minutes)"
+	@echo "make demo      train two networks on handwritten digits, against two baselines (about a minute)"
 	@echo "make test      the checks, then the tests"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make mutate    change each network in one place at a time: the tests must notice (minutes)"

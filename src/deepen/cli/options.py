@@ -35,7 +35,7 @@ RECIPE = {
         "batch_size", int, "Pictures a step, in all processes.", ("--batch-size", "-b")
     ),
     "lr": Flag("optimizer.lr", float, "Learning rate."),
-    "momentum": Flag("optimizer.momentum", float, "Momentum of SGD."),
+    "momentum": Flag("optimizer.momentum", float, "Momentum of SGD and RMSprop."),
     "weight_decay": Flag("optimizer.weight_decay", float, "Weight decay."),
     "seed": Flag("seed", int, "Decides weights, order, augmentation."),
     "size": Flag("input.size_px", int, "Height and width the network sees, in px."),
