@@ -163,7 +163,7 @@ def test_more_seeds_keep_those_that_are_done(own, tmp_path):
         (OWN.replace("nets:", "netz:"), "netz.*nearest: nets"),
         (OWN.replace("better: perceptron small", "better: perceptron smal"), "perceptron small"),
         (OWN.replace("seeds: 2", "seeds: 0"), "seeds"),
-        ("- 1", "the file"),
+        ("- 1", "no mapping of keys to values"),
         ("a: [", "batches.yaml"),
     ],
 )

@@ -80,7 +80,10 @@ def read_study(path: Path) -> Study:
         InputError: it cannot be read, or says something that there is not; names the field.
     """
     try:
-        own = _Own.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        fields = yaml.safe_load(path.read_text("utf-8"))
+        if not isinstance(fields, dict):
+            raise InputError(f"study {path}: is no mapping of keys to values")
+        own = _Own.model_validate(fields)
     except OSError as error:
         raise InputError(f"study {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
