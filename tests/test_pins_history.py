@@ -275,10 +275,10 @@ def test_epochs_without_validation_pictures(painted, tmp_path):
 PREDICTED = [  # the true class, and the probabilities of a to f
     (0, [0.9, 0.02, 0.02, 0.02, 0.02, 0.02]),
     (0, [0.9, 0.02, 0.02, 0.02, 0.02, 0.02]),
-    (0, [0.2, 0.7, 0.025, 0.025, 0.025, 0.025]),
-    (1, [0.06, 0.7, 0.06, 0.06, 0.06, 0.06]),
+    (0, [0.2, 0.72, 0.02, 0.02, 0.02, 0.02]),
+    (1, [0.064, 0.68, 0.064, 0.064, 0.064, 0.064]),
     (1, [0.1, 0.5, 0.1, 0.1, 0.1, 0.1]),
-    (1, [0.0225, 0.01, 0.9, 0.0225, 0.0225, 0.0225]),  # the right one comes last
+    (1, [0.035, 0.01, 0.85, 0.035, 0.035, 0.035]),  # the right one comes last
     (2, [0.1, 0.1, 0.5, 0.1, 0.1, 0.1]),
     (2, [0.14, 0.14, 0.3, 0.14, 0.14, 0.14]),
     (3, [0.1125, 0.1125, 0.1125, 0.25, 0.1125, 0.3]),
@@ -294,8 +294,8 @@ def test_scores_by_hand():
     assert (found.num_samples, found.num_skipped, found.protocol) == (10, 4, "p")
     assert found.top1 == pytest.approx(0.7)
     assert found.top5 == pytest.approx(0.9)
-    # ln(1/p) of 0.9 twice, 0.2, 0.7, 0.5, 0.01, 0.5, 0.3, 0.25, 0.7: 11.115240 in all
-    assert found.loss == pytest.approx(1.1115240, abs=1e-6)
+    # ln(1/p) of 0.9 twice, 0.2, 0.68, 0.5, 0.01, 0.5, 0.3, 0.25, 0.7: 11.144227 in all
+    assert found.loss == pytest.approx(1.1144227, abs=1e-6)
     assert found.confusion == [
         [2, 1, 0, 0, 0, 0],
         [0, 2, 1, 0, 0, 0],
@@ -313,9 +313,10 @@ def test_scores_by_hand():
         ("e", 0, None, None, None),
         ("f", 0, 0.0, None, 0.0),
     ]
-    # Confidence 0.9: two of three right; 0.7: two of three; 0.5: both; 0.3: one of two.
-    # 3/10 |2/3 - 0.9| + 3/10 |2/3 - 0.7| + 2/10 |1 - 0.5| + 2/10 |1/2 - 0.3|
-    assert found.calibration_error == pytest.approx(0.07 + 0.01 + 0.1 + 0.04, abs=1e-5)
+    # 15 bins. Confidence 0.9: both right; 0.85: wrong; 0.68 to 0.72: two of three right, one bin;
+    # 0.5: both right; 0.3: one of two.
+    parts = [2 * 0.1, 0.85, 3 * (0.7 - 2 / 3), 2 * 0.5, 2 * 0.2]
+    assert found.calibration_error == pytest.approx(sum(parts) / 10, abs=1e-5)
 
 
 # A report of a run folder that was written by hand
@@ -400,9 +401,13 @@ schedule:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Page:
-    run = tmp_path_factory.mktemp("history") / "zoo-7"
+    return Page(write_report(by_hand(tmp_path_factory.mktemp("history") / "zoo-7")))
+
+
+def by_hand(run: Path, **changes: object) -> Path:
+    """A run folder; the changes are of its scores."""
     run.mkdir()
-    scores = {"split": "test", "choice": "epoch 3 was chosen", "scores": SCORES}
+    scores = {"split": "test", "choice": "epoch 3 was chosen", "scores": {**SCORES, **changes}}
     for name, document in (
         ("data.json", DATA),
         ("environment.json", ENVIRONMENT),
@@ -425,7 +430,7 @@ def page(tmp_path_factory) -> Page:
         epoch=3,
     )
     save_weights(run / "best.safetensors", deepen.create_model("perceptron", 6, 1, 8), card)
-    return Page(write_report(run))
+    return run
 
 
 def mistake(true: str, predicted: str, confidence: float) -> dict[str, object]:
@@ -500,6 +505,19 @@ def test_headline_and_results(page):
         ["Calibration error (mean gap between confidence and accuracy)", "4.57%"],
         ["Pictures (3 more could not be decoded)", "400"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("top1", "count", "interval"),
+    [  # Wilson 1927 by hand; with z = 1.96 and few pictures every term is seen
+        (0.7, 10, "39.7% – 89.2%"),  # 0.644492 and 0.247719 to both sides
+        (1.0, 4, "51.0% – 100.0%"),  # 4 / (4 + 3.8416)
+        (0.0, 4, "0.0% – 49.0%"),
+    ],
+)
+def test_the_interval_of_few_pictures(top1, count, interval, tmp_path):
+    page = Page(write_report(by_hand(tmp_path / "run", top1=top1, num_samples=count)))
+    assert page.tables["results"][1][1] == interval
 
 
 def test_facts_beside_the_headline(page):
