@@ -101,7 +101,7 @@ def test_the_cache_changes_no_bit(photos, augmentation):
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS.values(), ids=AUGMENTATIONS.keys())
 def test_what_is_cached_is_not_decoded_again(photos, augmentation, monkeypatch):
-    from deepen.data import loader as loading
+    from deepen.data import split as loading
 
     opened: list[str] = []
     for name in ("open_picture", "open_pixels"):

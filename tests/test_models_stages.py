@@ -337,6 +337,7 @@ def test_units_have_no_size_and_no_stride():
     ]
 
 
+@pytest.mark.filterwarnings("ignore:NOTE. The nodes obtained")  # auxiliary heads: training only
 @pytest.mark.parametrize("name", ALL)
 def test_torch_fx_traces_it(name):
     net, x = smallest(name)

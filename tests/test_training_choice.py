@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from deepen import api
+from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet, Split
 from deepen.errors import InputError
 from deepen.models import create_model
 from deepen.training import choice, plan
 from deepen.training.choice import choose, size_in_words
 from deepen.training.initialization import read_start
-from deepen.training.progress import Silent
+from deepen.training.prepare import Prepared
+from deepen.training.request import Here, Request
 
 
 def pictures(count: int, size: int | None = 32, channels: int = 3) -> PictureSet:
@@ -70,6 +72,9 @@ def test_weights_bring_their_network_and_the_finetune_recipe():
     assert chosen.words[1].startswith("recipe: finetune, 40 epochs of 500")
 
 
+FITTED = Preprocessing(channels=3, size_px=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
 @pytest.mark.parametrize(
     ("source", "model", "recipe", "download", "fetched"),
     [
@@ -94,7 +99,9 @@ def test_download_consents_to_imagenet_weights_for_photographs(
 
     monkeypatch.setattr(plan, "open_source", lambda *_, **__: source)
     monkeypatch.setattr(plan, "read_start", read)
-    settled = plan.new_plan("some", model, recipe, {}, None, download, (), Silent())
+    monkeypatch.setattr(plan, "_input", lambda *_: Prepared(FITTED, None))
+    request = Request("some", model=model, recipe=recipe, download=download)
+    settled = plan.settle(request, Here(device="cpu"))
     assert asked == ([("imagenet", fetched, True)] if fetched else [])
     assert settled.model == (fetched or model or "resnet20")
 

@@ -401,7 +401,7 @@ def _figures(rows: Sequence[Row]) -> list[str]:
     found = dict.fromkeys(itertools.chain(*rows))
     return [
         column
-        for column in found
+        for column in sorted(found, key=lambda name: name.startswith("eval_"))
         if column.startswith(("train_", "eval_"))
         and column != "eval_top5"
         and any(row.get(column) is not None for row in rows)

@@ -9,21 +9,18 @@ from torch.nn import Parameter
 
 from deepen.errors import InputError
 from deepen.evaluation.features import unknown_layer
-from deepen.layers import stage_parameters
+from deepen.layers import ImageClassifier, stage_parameters
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
-    """Exclude layers (or single parameters) and all that is in them from training.
+    """Exclude layers, single parameters or stages and all that is in them from training.
 
     Raises:
         InputError: a name that nothing bears or begins with, or nothing is left to train.
     """
-    known = [*dict(model.named_modules()), *dict(model.named_parameters())]
-    for name in names:
-        if not any(_within(each, (name,)) for each in known):
-            raise InputError(f"finetune.freeze: {unknown_layer(model, name)}")
+    layers = _layers(model, names)
     for each, parameter in model.named_parameters():
-        if _within(each, names):
+        if _within(each, layers):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("finetune.freeze: nothing is left to train")
@@ -32,8 +29,9 @@ def freeze(model: nn.Module, names: Sequence[str]) -> None:
 def train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
     """Training mode for all but the frozen layers: those run as at evaluation."""
     model.train()
+    layers = _layers(model, frozen)
     for name, module in model.named_modules():
-        if _within(name, frozen):
+        if _within(name, layers):
             module.eval()
 
 
@@ -49,6 +47,21 @@ def stages(model: nn.Module) -> list[list[Parameter]]:
             found[-1] += parameters
         else:
             found.append(parameters)
+    return found
+
+
+def _layers(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Names of layers and parameters; of what is none of them, but a stage, the stage's layers."""
+    known = [*dict(model.named_modules()), *dict(model.named_parameters())]
+    stages = model.stage_layers if isinstance(model, ImageClassifier) else {}
+    found: list[str] = []
+    for name in names:
+        if any(_within(each, (name,)) for each in known):
+            found.append(name)
+        elif name in stages:
+            found += [layer for layer in stages[name] if isinstance(layer, str)]
+        else:
+            raise InputError(f"finetune.freeze: {unknown_layer(model, name)}")
     return found
 
 

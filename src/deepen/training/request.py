@@ -11,7 +11,7 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import KW_ONLY, Field, dataclass, field, fields
+from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
@@ -59,6 +59,13 @@ def _silent() -> Reporter:
     return Silent()
 
 
+def _fill(words: Any) -> None:
+    """None stands for the default of a word that is never None."""
+    for each in fields(words):
+        if each.default_factory is not MISSING and getattr(words, each.name) is None:
+            object.__setattr__(words, each.name, each.default_factory())
+
+
 @dataclass(frozen=True)
 class Request:
     """What a user asks for; what is left open is chosen by the data (`deepen.training.plan`)."""
@@ -99,6 +106,9 @@ class Request:
         Option(Path),
     )
 
+    def __post_init__(self) -> None:
+        _fill(self)
+
     @property
     def folder(self) -> Path | None:
         """`data_dir` as a path."""
@@ -118,6 +128,9 @@ class Where:
         Option(int, ("--workers", "-j"), least=0),
     )
     reporter: Reporter = word(_silent, "Shown what happens; of several processes, the first's.")
+
+    def __post_init__(self) -> None:
+        _fill(self)
 
     @cached_property
     def place(self) -> torch.device:
