@@ -72,7 +72,9 @@ def test_weights_bring_their_network_and_the_finetune_recipe():
     assert chosen.words[1].startswith("recipe: finetune, 40 epochs of 500")
 
 
-FITTED = Preprocessing(channels=3, size_px=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
+FITTED = Preprocessing(
+    channels=3, size_px=(64, 64), resize="squash", mean=(0.5,) * 3, std=(0.25,) * 3
+)
 
 
 @pytest.mark.parametrize(
