@@ -324,13 +324,13 @@ class _Many(Processes):
                 self.store.set("failure", json.dumps(status))
             else:
                 self.store.wait(["failure"], datetime.timedelta(seconds=5))
-                error = Silent(json.loads(self.store.get("failure")))
+                error = SaidElsewhere(json.loads(self.store.get("failure")))
         except RuntimeError:  # the store has gone with its process: nobody else is left to say it
             pass
         raise error
 
 
-class Silent(DeepenError):
+class SaidElsewhere(DeepenError):
     """Another process has said what failed; this one ends with the same status."""
 
     def __init__(self, exit_status: int) -> None:
