@@ -9,9 +9,8 @@ highway layers on MNIST, and a softmax. Convolutional: 10 layers of 16 or 32 map
 of the second paper: 39K and 151K parameters) and 19 layers on CIFAR-10 (table 2: ~2.3M, "Highway
 B", after FitNet 4).
 
-The convolutional nets have plain convolutions where the number of maps changes, max pooling,
-dropout before each stage and before the last layer; they count 38,986, 151,690 and 2,256,838
-parameters.
+The convolutional nets have plain convolutions where the number of maps changes, max pooling, and
+dropout before each stage and the last layer; they count 38,986, 151,690 and 2,256,838 parameters.
 """
 
 from __future__ import annotations
@@ -58,9 +57,7 @@ def conv3x3(maps: int, gate_bias: float) -> Highway:
     return Highway(h, t, gate_bias)
 
 
-def halve(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H/2, W/2) by max pooling."""
-    return F.max_pool2d(x, 2)
+halve = partial(F.max_pool2d, kernel_size=2)
 
 
 def initialize(net: nn.Module) -> None:
@@ -113,18 +110,14 @@ class HighwayMnist(ImageClassifier):
         super().__init__()
         self.in_channels, self.num_classes, self.input_size = in_channels, num_classes, input_size
         self.features = nn.Sequential()
-        pool = partial(nn.MaxPool2d, stride=2, ceil_mode=True)
         conv = nn.Conv2d(in_channels, maps, 5)
         self._add_stage("conv1", nn.Dropout(0.2), conv, nn.ReLU())  # (B, maps, 24, 24)
-        for i in (2, 3):
-            self._add_stage(f"highway{i}", conv3x3(maps, gate_bias=-1.0))
-        self._add_stage("pool1", pool(3), nn.Dropout(0.3))  # (B, maps, 12, 12)
-        for i in (4, 5, 6):
-            self._add_stage(f"highway{i}", conv3x3(maps, gate_bias=-1.0))
-        self._add_stage("pool2", pool(3), nn.Dropout(0.4))  # (B, maps, 6, 6)
-        for i in (7, 8, 9):
-            self._add_stage(f"highway{i}", conv3x3(maps, gate_bias=-1.0))
-        self._add_stage("pool3", pool(2), nn.Dropout(0.5))  # (B, maps, 3, 3)
+        rows = (((2, 3), 3, 0.3), ((4, 5, 6), 3, 0.4), ((7, 8, 9), 2, 0.5))
+        for stage, (layers, window, dropout_p) in enumerate(rows, start=1):
+            for i in layers:
+                self._add_stage(f"highway{i}", conv3x3(maps, gate_bias=-1.0))
+            pool = nn.MaxPool2d(window, 2, ceil_mode=True)
+            self._add_stage(f"pool{stage}", pool, nn.Dropout(dropout_p))  # at last (B, maps, 3, 3)
         height, width = (((px - 4) // 4 + 1) // 2 for px in input_size)
         self.num_features = maps * height * width
         self.fc = nn.Linear(self.num_features, num_classes)
@@ -206,17 +199,13 @@ def _architecture(name: str, variant: Variant) -> Architecture:
             init,
         )
     else:
-        takes = Takes(
-            size_px=28, channels=1, num_classes=10, sizes="built", min_px=HighwayMnist.min_px
-        )
+        takes = Takes(28, 1, 10, sizes="built", min_px=HighwayMnist.min_px)
         if kind == "cifar":
             takes = Takes(size_px=32, channels=3, num_classes=10, min_px=Highway19.min_px)
         file = "cifar10-19layers" if kind == "cifar" else "mnist-10layers"
         details = (
             gate,
-            Detail(
-                "layers, maps, pooling, dropout", "inferred", f"the authors' Caffe code: {file}"
-            ),
+            Detail("layers, maps, pooling, dropout", "inferred", f"released Caffe code: {file}"),
             Detail("bias of the gates", "inferred", "the authors' released code: -1, CIFAR -2"),
             init,
         )

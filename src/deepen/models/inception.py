@@ -11,6 +11,8 @@ This is the network that Google released and torchvision has, with torchvision's
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.fx
 import torch.nn.functional as F
@@ -126,9 +128,7 @@ class InceptionE(nn.Module):
         return torch.cat([self.branch1x1(x), *once, *twice, pooled], 1)
 
 
-def max_pool(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, (H - 1) / 2, (W - 1) / 2), of the stem."""
-    return F.max_pool2d(x, 3, stride=2)
+max_pool = partial(F.max_pool2d, kernel_size=3, stride=2)
 
 
 class AuxiliaryClassifier(nn.Module):
@@ -164,8 +164,7 @@ class InceptionV3(ImageClassifier):
     num_features, min_px, dropout_p = 2048, 75, 0.5
     stage_layers = stages(  # in the released network's words; table 1 names no module
         Conv2d_1a_3x3=("Conv2d_1a_3x3",),  # (B, 32, 149, 149)
-        Conv2d_2a_3x3=("Conv2d_2a_3x3",),
-        Conv2d_2b_3x3=("Conv2d_2b_3x3",),  # (B, 64, 147, 147)
+        **{f"Conv2d_2{i}_3x3": (f"Conv2d_2{i}_3x3",) for i in "ab"},  # (B, 64, 147, 147)
         MaxPool_3a_3x3=(max_pool,),  # (B, 64, 73, 73)
         Conv2d_3b_1x1=("Conv2d_3b_1x1",),
         Conv2d_4a_3x3=("Conv2d_4a_3x3",),  # (B, 192, 71, 71)
@@ -207,19 +206,13 @@ ARCHITECTURES = [
         (
             Detail("modules", "specified", "sections 3 and 5, figures 5, 6, 7 and 10"),
             Detail("widths", "inferred", "the released network's; table 1 gives stages alone"),
-            Detail(
-                "stem", "deviates", "a 1x1 and two max poolings for table 1's strides, as released"
-            ),
+            Detail("stem", "deviates", "released: 1x1, two max poolings for table 1's strides"),
             Detail("35x35 modules", "deviates", "a 5x5 kernel beside the 3x3 pair, as released"),
             Detail("17x17 modules", "deviates", "four after the reduction, as released"),
             Detail("auxiliary classifier", "specified", "section 4: last 17x17 map, batch norm"),
-            Detail(
-                "its weight", "inferred", "0.3 of Szegedy et al. 2014; Google and torchvision: 0.4"
-            ),
+            Detail("its weight", "inferred", "0.3 of Szegedy et al. 2014; as released: 0.4"),
             Detail("dropout", "inferred", "0.5: torchvision"),
-            Detail(
-                "zeros in average pooling", "inferred", "counted: torchvision; Google's are not"
-            ),
+            Detail("zeros in pooling", "inferred", "counted: torchvision; Google's are not"),
             Detail("epsilon of batch norm", "inferred", "1e-3, as released"),
             Detail("initialization", "inferred", "none in the paper; He et al. 2015b"),
         ),

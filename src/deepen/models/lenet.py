@@ -12,6 +12,7 @@ output, softmax; it is no network of the paper.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -163,20 +164,15 @@ class LeNet5(ImageClassifier):
             nn.init.uniform_(kernels, -bound, bound)
 
 
-def halve(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H/2, W/2) by max pooling."""
-    return F.max_pool2d(x, 2)
-
-
 class LeNet5ReLU(ImageClassifier):
     """The modern form: two 5x5 convolutions with ReLU and max pooling, three linear layers."""
 
     num_features, min_px, averages_maps = 84, 16, False
     stage_layers = stages(
         C1=("conv1", F.relu),  # (B, 6, 28, 28)
-        S2=(halve,),  # (B, 6, 14, 14)
+        S2=(partial(F.max_pool2d, kernel_size=2),),  # (B, 6, 14, 14)
         C3=("conv2", F.relu),  # (B, 16, 10, 10)
-        S4=(halve,),  # (B, 16, 5, 5)
+        S4=(partial(F.max_pool2d, kernel_size=2),),  # (B, 16, 5, 5)
         C5=(flatten, "fc1", F.relu),  # (B, 120)
         F6=("fc2", F.relu),  # (B, 84)
     )
@@ -213,9 +209,7 @@ ARCHITECTURES = [
         Detail("connections of C3", "specified", "Table I"),
         Detail("subsampling", "specified", "section II-B: sum, coefficient, bias, squash"),
         Detail("squashing function", "specified", "appendix A: 1.7159 tanh(2a/3)"),
-        Detail(
-            "squash after C1 and C3", "inferred", "in passing, section II-A: for the units of a map"
-        ),
+        Detail("squash after C1 and C3", "inferred", "said of a map's units in section II-A"),
         Detail("output", "specified", "eq. 7, Euclidean RBF on figure 3's drawings"),
         Detail("pixels of the drawings", "inferred", "transcriptions of figure 3, printed small"),
         Detail("sign of the output", "deviates", "minus the distance, so that the largest wins"),

@@ -11,14 +11,14 @@ parameters), B projects with a 1x1 convolution, C projects in every block. The n
 more take B (section 4.1); those of 18 and 34 layers have B under the bare name, as the released
 networks of others have it, and the paper's own A (its table 2) as `resnet18_a`, `resnet34_a`.
 
-`resnet50` and its like halve the size in a bottleneck's first 1x1 convolution, `resnet50_v1_5` and
-its like in the 3x3, as fb.resnet.torch and torchvision: another network with the same keys and
-shapes.
+`resnet50_v1_5` and its like halve the size in a bottleneck's 3x3 convolution, as fb.resnet.torch
+and torchvision, not in its first 1x1: another network with the same keys and shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -135,11 +135,6 @@ def make_stage(
     return nn.Sequential(first, *rest)
 
 
-def max_pool(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H/2, W/2): table 1, before conv2_x."""
-    return F.max_pool2d(x, 3, 2, padding=1)
-
-
 class Variant(NamedTuple):
     """A column of table 1: the block, blocks and maps of the four stages, the shortcuts' option."""
 
@@ -155,8 +150,8 @@ class ResNet(ImageClassifier):
     min_px = 32
     stage_layers = stages(
         conv1=("conv1", "bn1", torch.relu_),  # (B, 64, H/2, W/2)
-        conv2_x=(max_pool, "layer1"),  # (B, maps[0], H/4, W/4)
-        conv3_x=("layer2",),
+        conv2_x=(partial(F.max_pool2d, kernel_size=3, stride=2, padding=1), "layer1"),
+        conv3_x=("layer2",),  # (B, maps[1], H/8, W/8)
         conv4_x=("layer3",),
         conv5_x=("layer4",),  # (B, maps[3], H/32, W/32)
     )
@@ -215,13 +210,7 @@ def _architecture(name: str, variant: Variant) -> Architecture:
     if variant.option == "A":
         details.append(Detail("place of the zero maps", "inferred", "last, as fb.resnet.torch"))
     if variant.block is bottleneck:
-        details.append(
-            Detail(
-                "stride",
-                "inferred",
-                "first 1x1, as the authors' released nets; table 1: the blocks",
-            )
-        )
+        details.append(Detail("stride", "inferred", "first 1x1: the authors' nets; not in table 1"))
     if variant.block is bottleneck_v1_5:
         details.append(Detail("stride", "deviates", "3x3 convolution, as torchvision's weights"))
     takes = Takes(size_px=224, channels=3, num_classes=1000, min_px=ResNet.min_px)
