@@ -101,17 +101,17 @@ def test_the_cache_changes_no_bit(photos, augmentation):
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS.values(), ids=AUGMENTATIONS.keys())
 def test_what_is_cached_is_not_decoded_again(photos, augmentation, monkeypatch):
-    from deepen.data import loader as loading
+    from deepen.data import split as splits
 
     opened: list[str] = []
     for name in ("open_picture", "open_pixels"):
-        function = getattr(loading, name)
+        function = getattr(splits, name)
 
         def counted(path: Path, *, function=function, **options) -> Any:
             opened.append(path.name)
             return function(path, **options)
 
-        monkeypatch.setattr(loading, name, counted)
+        monkeypatch.setattr(splits, name, counted)
     batches = loader(photos, augmentation, cache_bytes=10**7)
     for epoch in range(6):
         list(batches.epoch(epoch))
