@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from deepen import api
 from deepen.claims import measured
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.models import create_model
+from deepen.report.page import write_report
 from deepen.studies import activation, blocks, construction, depth, regularization, shallow, width
 from deepen.studies.arms import model_of
 from deepen.studies.bench import Bench, Fitted, take
@@ -28,6 +30,7 @@ from deepen.studies.responses import layer_profiles
 from deepen.studies.study import Arm, Pictures, Results, Trial, compared, judged
 from deepen.training.progress import Row, Silent
 from deepen.training.request import Here
+from deepen.weights import load_weights
 
 OWN = """
 title: Larger batches on the digits
@@ -559,3 +562,30 @@ def test_study_verb_prints_table_and_json(own, tmp_path, monkeypatch, capsys):
     page = (tmp_path / "studies" / "batches-small" / "report.html").read_text("utf-8")
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+
+
+def test_a_trial_is_a_run_that_goes_on_and_is_reported_by_itself(own, tmp_path):
+    results = conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    [folder] = (tmp_path / "run" / "trials").glob("*small-0/run")
+    weights = load_weights(folder / "last.safetensors").model.state_dict()
+    assert write_report(folder).is_file()
+    trained = api.train(resume=folder)  # opens network and pictures by what the folder says
+    assert trained.split == "test"
+    error = next(t for t in results.trials if t.arm.endswith("small")).measures["test_error"]
+    assert 100 - 100 * trained.scores.top1 == pytest.approx(error, abs=1e-4)
+    chosen = json.loads((folder / "scores.json").read_text())["choice"]
+    assert "no picture was held out" in chosen  # nothing is chosen on test pictures
+    again = load_weights(folder / "best.safetensors").model.state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_an_arm_of_a_studys_own_network_is_built_by_its_name():
+    name = model_of("depth", "small", "plain20")
+    torch.manual_seed(3)
+    ours = create_model(name, 10, 3, (16, 16))
+    torch.manual_seed(3)
+    arm = next(a for a in STUDIES["depth"].settings["small"].arms if a.name == "plain20")
+    theirs = arm.build(10, 3, (16, 16))
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+    with pytest.raises(InputError, match="has no arm 'plain21'"):
+        create_model(model_of("depth", "small", "plain21"), 10, 3, (16, 16))

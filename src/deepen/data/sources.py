@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from deepen.data.drawn import drawn
 from deepen.data.folders import open_folder
 from deepen.data.named import NAMED, open_named
 from deepen.data.names import natural_key
@@ -45,6 +46,9 @@ def open_source(
     Face's hub; `?image=COLUMN&label=COLUMN` at the end names columns. Their names or folders begin
     with the split (`train-00000-of-00005.parquet`), or they are split as folders are.
 
+    `NAME?train=N&test=M` is a fixed draw of so many training and test pictures, `all` for all of
+    them; nothing is held out then, whatever `validation` says.
+
     Args:
         name_or_folder: a known name goes before a folder of that name; `./digits` is the folder.
         data_dir: where named data sets lie, as torchvision lays them out, or under a folder of
@@ -60,6 +64,9 @@ def open_source(
         WorkError: the download failed.
     """
     word = str(name_or_folder)
+    if (some := drawn(word)) is not None:
+        rest = {"data_dir": data_dir, "download": download, "exclude": exclude}
+        return some.open(lambda held: open_source(some.name, validation=held, **rest))
     if word in NAMED:
         root = Path(data_dir or os.environ.get("DEEPEN_DATA_DIR") or "~/.cache/deepen/data")
         if exclude:

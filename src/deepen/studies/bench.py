@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from deepen.data.randomness import permutation
-from deepen.data.sources import PictureSet, Split, open_source
+from deepen.data.drawn import Drawn
+from deepen.data.sources import PictureSet, open_source
 from deepen.evaluation.metrics import in_top
 from deepen.evaluation.protocols import predict_logits
 from deepen.studies.study import Arm, Pictures, Setting, Trial
@@ -28,34 +28,16 @@ from deepen.training.run import Run
 from deepen.training.state import unpack_model
 from deepen.weights import save_weights
 
-_SUBSET_SEED = 0  # which pictures are taken never changes
-
 
 def take(pictures: Pictures, data_dir: Path | None, download: bool = False) -> PictureSet:
     """Training and test pictures of a study, as many as it asks for.
 
-    Nothing is chosen on held-out pictures in a study, so none are held out; a folder without a
-    test split is tested on its validation pictures.
+    Nothing is chosen on held-out pictures in a study, so none are held out.
 
     Raises:
         InputError: there is no such data set here.
     """
-    source = open_source(pictures.name, data_dir=data_dir, download=download, validation=0)
-    tested = source.splits.get("test") or source.splits.get("val")
-    if tested is None:  # a folder whose validation pictures were merged into training
-        source = open_source(pictures.name, data_dir=data_dir, download=download)
-        tested = source.splits.get("test") or source.splits["val"]
-    train = _subset(source.splits["train"], pictures.train)
-    test = replace(_subset(tested, pictures.test), name="test")
-    name = f"{pictures.name}?train={pictures.train or 'all'}&test={pictures.test or 'all'}"
-    return replace(source, name=name, splits={"train": train, "test": test})
-
-
-def _subset(split: Split, count: int | None) -> Split:
-    if count is None or count >= len(split):
-        return split
-    kept = permutation(_SUBSET_SEED, 0, len(split))[:count].sort().values
-    return split.take(kept.tolist())
+    return open_source(str(Drawn(*astuple(pictures))), data_dir=data_dir, download=download)
 
 
 class Fitted(NamedTuple):
