@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from deepen.data.drawn import Drawn
@@ -117,8 +118,9 @@ class Bench:
         return preprocessing.channels, *preprocessing.size_px
 
     def build(self) -> nn.Module:
-        """The arm's network, its weights drawn from the trial's seed."""
-        return build(self._plain, self.here).network
+        """The arm's network, its weights drawn from the trial's seed, in torch's own format."""
+        network = build(self._plain, self.here).network
+        return network.to(memory_format=torch.contiguous_format)
 
     def train(
         self,
