@@ -143,6 +143,8 @@ class Batches:
 
     def __post_init__(self) -> None:
         split, preprocessing, seed = self.split, self.preprocessing, self.seed
+        self.augmentation = self.augmentation or Augmentation()  # None does for the usual one
+        self.mixing = self.mixing or Mixing()
         self.augmentation.check(preprocessing)
         if split.targets is not None:
             self.augmentation.check_geometry()
