@@ -158,28 +158,18 @@ def assert_trains() -> Callable[[nn.Module, Tensor], None]:
 
 @pytest.fixture(scope="session")
 def assert_serves() -> Callable[[nn.Module, Tensor], None]:
-    """Asserts that a network in evaluation does in every form what it does in the plain one.
-
-    One row alone, the head after the features, channels_last, bfloat16 and the exported graph.
-    """
+    """Asserts that a network in evaluation does in bfloat16 and exported what it does plainly."""
 
     def assert_serves(net: nn.Module, x: Tensor) -> None:
         net.eval()
         with torch.no_grad():
             expected = net(x)
             scale = expected.abs().max()
-            features = net.forward_features(x)
-            assert torch.equal(net.forward_head(features), expected)
-            assert net.forward_head(features, pre_logits=True).shape == (len(x), net.num_features)
-            torch.testing.assert_close(net(x[1:2]), expected[1:2], rtol=1e-4, atol=1e-4 * scale)
             with torch.autocast("cpu", torch.bfloat16):
                 half = net(x).float()
             assert (half - expected).norm() < 0.1 * expected.norm()
             exported = torch.export.export(net, (x,)).module()(x)
             torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-4 * scale)
-            turned = net.to(memory_format=torch.channels_last)
-            turned = turned(x.to(memory_format=torch.channels_last))
-            torch.testing.assert_close(turned, expected, rtol=1e-4, atol=1e-4 * scale)
 
     return assert_serves
 
