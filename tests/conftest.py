@@ -33,7 +33,7 @@ settings.load_profile("deepen")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many networks ran through all promises, by what ran and what slow was left out."""
+    """Say how many networks ran through all promises, by what ran and what was left out."""
 
     def networks(found: Iterable[pytest.Item | pytest.TestReport]) -> set[str]:
         ids = [one.nodeid for one in found if "test_models_promises.py::" in one.nodeid]
@@ -43,11 +43,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ran = networks(
         r for key in ("passed", "failed", "xfailed", "error") for r in stats.get(key, ())
     )
-    left = networks(i for i in stats.get("deselected", ()) if i.get_closest_marker("slow"))
+    left = networks(stats.get("deselected", ()))
     if ran:
+        rest = f", {len(ran & left)} to some: make test-all has the rest" if left else ""
         terminalreporter.write_line(
-            f"promises: {len(ran - left)} of {len(ran | left)} networks were held to all here, "
-            f"{len(ran & left)} to those that cost little; to the rest in make test-all"
+            f"promises: {len(ran - left)} of {len(ran | left)} networks held to all{rest}"
         )
 
 
