@@ -33,7 +33,7 @@ settings.load_profile("deepen")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many networks ran through all promises, by what ran and what slow was left out."""
+    """Say how many networks ran through all promises, by what ran and what was left out."""
 
     def networks(found: Iterable[pytest.Item | pytest.TestReport]) -> set[str]:
         ids = [one.nodeid for one in found if "test_models_promises.py::" in one.nodeid]
@@ -43,11 +43,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ran = networks(
         r for key in ("passed", "failed", "xfailed", "error") for r in stats.get(key, ())
     )
-    left = networks(i for i in stats.get("deselected", ()) if i.get_closest_marker("slow"))
+    left = networks(stats.get("deselected", ()))
     if ran:
+        rest = f", {len(ran & left)} to some: make test-all has the rest" if left else ""
         terminalreporter.write_line(
-            f"promises: {len(ran - left)} of {len(ran | left)} networks were held to all here, "
-            f"{len(ran & left)} to those that cost little; to the rest in make test-all"
+            f"promises: {len(ran - left)} of {len(ran | left)} networks held to all{rest}"
         )
 
 
@@ -158,28 +158,18 @@ def assert_trains() -> Callable[[nn.Module, Tensor], None]:
 
 @pytest.fixture(scope="session")
 def assert_serves() -> Callable[[nn.Module, Tensor], None]:
-    """Asserts that a network in evaluation does in every form what it does in the plain one.
-
-    One row alone, the head after the features, channels_last, bfloat16 and the exported graph.
-    """
+    """Asserts that a network in evaluation does in bfloat16 and exported what it does plainly."""
 
     def assert_serves(net: nn.Module, x: Tensor) -> None:
         net.eval()
         with torch.no_grad():
             expected = net(x)
             scale = expected.abs().max()
-            features = net.forward_features(x)
-            assert torch.equal(net.forward_head(features), expected)
-            assert net.forward_head(features, pre_logits=True).shape == (len(x), net.num_features)
-            torch.testing.assert_close(net(x[1:2]), expected[1:2], rtol=1e-4, atol=1e-4 * scale)
             with torch.autocast("cpu", torch.bfloat16):
                 half = net(x).float()
             assert (half - expected).norm() < 0.1 * expected.norm()
             exported = torch.export.export(net, (x,)).module()(x)
             torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-4 * scale)
-            turned = net.to(memory_format=torch.channels_last)
-            turned = turned(x.to(memory_format=torch.channels_last))
-            torch.testing.assert_close(turned, expected, rtol=1e-4, atol=1e-4 * scale)
 
     return assert_serves
 

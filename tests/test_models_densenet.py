@@ -131,14 +131,7 @@ def test_blocks_have_table_1s_sizes():
 
 
 @pytest.mark.parametrize("name", marked(VARIANTS, quick=("densenet40_12",)))
-def test_trains_and_serves(name, assert_trains, assert_serves):
+def test_serves(name, assert_serves):
     net = create_model(name, num_classes=5)
     px = net.min_px + 1
-    assert_trains(net, torch.randn(3, 3, px + 3, px))
     assert_serves(net, torch.randn(2, 3, px, px))
-
-
-def test_classifier_can_be_reset():
-    net = create_model("densenet40_12")
-    net.reset_classifier(7)
-    assert net.eval()(torch.zeros(1, 3, 8, 8)).shape == (1, 7)

@@ -138,8 +138,7 @@ def test_deep_net_passes_its_input_and_its_gradient():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_trains_and_serves(name, assert_trains, assert_serves):
+def test_serves(name, assert_serves):
     net = create_model(name)
     size = net.input_size or (8, 12)
-    assert_trains(net, torch.randn(8, net.in_channels, *size))
     assert_serves(net, torch.randn(2, net.in_channels, *size))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -105,34 +104,13 @@ def test_whole_network_trains_as_torchvisions():
         torch.testing.assert_close(buffer, theirs.get_buffer(key), rtol=1e-9, atol=1e-12)
 
 
-def test_every_parameter_gets_a_finite_gradient():
-    net = create_model("inception_v3", num_classes=10).train()
-    logits, auxiliary = net(torch.randn(2, 3, 299, 299))
-    labels = torch.tensor([0, 1])
-    main, side = F.cross_entropy(logits, labels), F.cross_entropy(auxiliary, labels)
-    assert net.auxiliary_weight == 0.3
-    (main + net.auxiliary_weight * side).backward()
-    for key, parameter in net.named_parameters():
-        assert parameter.grad is not None, key
-        assert torch.isfinite(parameter.grad).all(), key
-        assert parameter.grad.abs().sum() > 0, key
-
-
 def small() -> tuple[InceptionV3, Tensor]:
     return create_model("inception_v3", num_classes=10).eval(), torch.randn(2, 3, 75, 80)
 
 
-def test_a_row_does_not_depend_on_its_batch():
-    net, x = small()
-    net, x = net.double(), x.double()
-    torch.testing.assert_close(net(x)[1:], net(x[1:]), rtol=1e-10, atol=1e-10)
-
-
-def test_channels_last_and_bf16_give_the_same_network():
+def test_serves_in_bf16():
     net, x = small()
     expected = net(x)
-    turned = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(turned, expected, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(net(x).float(), expected, rtol=0.1, atol=0.3)
 
@@ -144,20 +122,6 @@ def test_exports():
     torch.testing.assert_close(exported.module()(x), net(x))
 
 
-def test_features_and_head_are_the_forward_pass():
-    net, x = small()
-    features = net.forward_features(x)
-    assert torch.equal(net.forward_head(features), net(x))
-    assert net.forward_head(features, pre_logits=True).shape == (2, net.num_features)
-
-
-def test_reset_gives_both_classifiers_new_last_layers():
-    net, x = small()
-    net.reset_classifier(7)
-    assert net(x).shape == (2, 7)
-    assert net.AuxLogits(torch.zeros(2, 768, 17, 17)).shape == (2, 7)
-
-
 def test_small_pictures_are_refused_in_words():
     net, _ = small()
     assert net(torch.zeros(1, 3, 75, 75)).shape == (1, 10)
@@ -167,9 +131,10 @@ def test_small_pictures_are_refused_in_words():
         net.train()(torch.zeros(2, 3, 107, 107))
 
 
-def test_dropout_is_half():
+def test_dropout_is_half_and_the_auxiliary_loss_weighs_less():
     net, _ = small()
     assert net.dropout_p == 0.5
+    assert net.auxiliary_weight == 0.3
     net.fc = nn.Identity()
     kept = net.train().forward_head(torch.ones(4, 2048, 2, 2))
     assert abs((kept == 0).float().mean() - 0.5) < 0.05

@@ -157,11 +157,6 @@ def test_what_it_is_not_is_refused(changes, words):
         create_model("lenet5", **changes)
 
 
-def test_fixed_output_cannot_be_reset():
-    with pytest.raises(InputError, match="fixed output"):
-        create_model("lenet5").reset_classifier(5)
-
-
 def test_relu_form_counts_what_everyone_counts():
     """61,706 parameters, the number printed wherever the modern form is summarised."""
     assert sum(p.numel() for p in create_model("lenet5_relu").parameters()) == 61_706

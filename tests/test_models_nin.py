@@ -135,9 +135,8 @@ def test_classifier_is_reset_as_a_convolution():
 
 
 @pytest.mark.parametrize(("name", "size"), [("nin_cifar", 32), ("nin_imagenet", 67)])
-def test_trains_and_serves(name, size, assert_trains, assert_serves):
+def test_serves(name, size, assert_serves):
     net, x = create_model(name, num_classes=10), torch.randn(4, 3, size, size)
-    assert_trains(net, x)
     assert_serves(net, x)
 
 

@@ -249,8 +249,7 @@ NAMES = (
         for n in NAMES
     ],
 )
-def test_trains_and_serves(name, assert_trains, assert_serves):
+def test_serves(name, assert_serves):
     net = create_model(name, num_classes=5)
     px = net.min_px
-    assert_trains(net, torch.randn(3, 3, px + 3, px))
     assert_serves(net, torch.randn(2, 3, px, px))

@@ -162,7 +162,6 @@ NETS = [n for n in list_models() if n.startswith(("resnet", "plain")) and n in C
     "name",
     [pytest.param(n, marks=() if n == "resnet18_a" else pytest.mark.slow) for n in NETS],
 )
-def test_trains_and_serves(name, assert_trains, assert_serves):
+def test_serves(name, assert_serves):
     net = create_model(name, num_classes=5)
-    assert_trains(net, torch.randn(3, 3, 40, 33))
     assert_serves(net, torch.randn(2, 3, 32, 32))

@@ -85,8 +85,7 @@ def test_templates_of_equal_complexity_weigh_the_same(cardinality, width):
     "name",
     [pytest.param(n, marks=() if n == "resnext50_32x4d" else pytest.mark.slow) for n in VARIANTS],
 )
-def test_trains_and_serves(name, assert_trains, assert_serves):
+def test_serves(name, assert_serves):
     net = create_model(name, num_classes=5)
     px = net.min_px
-    assert_trains(net, torch.randn(3, 3, px + 3, px))
     assert_serves(net, torch.randn(2, 3, px, px))

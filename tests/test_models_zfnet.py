@@ -137,9 +137,8 @@ def test_layers_6_and_7_are_dropped_out_by_half():
 
 
 @pytest.mark.parametrize("name", ["zfnet", pytest.param("zfnet_wide", marks=pytest.mark.slow)])
-def test_trains_and_serves(name, assert_trains, assert_serves):
+def test_serves(name, assert_serves):
     net, x = create_model(name, num_classes=10, input_size=47), torch.randn(4, 3, 47, 47)
-    assert_trains(net, x)
     assert_serves(net, x)
 
 
