@@ -61,6 +61,7 @@ def test_what_is_said_arrives(monkeypatch, tmp_path):
         raise InputError("enough")
 
     monkeypatch.setattr(api, "train", train)
+    monkeypatch.setattr("sys.argv", ["deepen", "train", "photos"])
     excluded = tmp_path / "bad.txt"
     excluded.write_text("a/1.jpg\n\nb/2.jpg\n")
     line = (
@@ -88,7 +89,7 @@ def test_what_is_said_arrives(monkeypatch, tmp_path):
     assert asked.tune
     assert asked.download
     assert (str(asked.data_dir), str(asked.output), asked.resume) == ("d", "o", "auto")
-    assert asked.command.startswith("deepen ")
+    assert asked.command == "deepen train photos"
 
 
 def test_nothing_said_is_nothing_asked(monkeypatch):
