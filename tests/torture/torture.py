@@ -2,15 +2,14 @@
 
     python tests/torture/torture.py [PART...]      (make torture; minutes)
 
-PARTS: kills, batches, damage, disk, folder, sigterm, processes; all by default. Each prints its
-counts on one line; the exit status is 1 if one of them is not as promised in docs/exactness.md. The
-disk that fills up and the folder that becomes read-only are small tmpfs mounts: without the right
-to mount those parts say so and fail.
+PARTS: kills, batches, rooms, damage, disk, folder, sigterm, processes; all by default. Each prints
+its counts on one line; the exit status is 1 if one of them is not as promised in docs/exactness.md.
+The disk that fills up and the folder that becomes read-only are small tmpfs mounts: without the
+right to mount those parts say so and fail.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -19,24 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from children import CONTEXT, begin, command, deepen, photos, process
+from rooms import KILLS, ROOMS, torture
 
 from deepen import api
-from deepen.cli import main
 from deepen.errors import WorkError
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.progress import Row, Silent
 from deepen.verification import digests, verify_resume
 
-CONTEXT = multiprocessing.get_context("forkserver")
 DIGITS = {
     "data": "digits",
     "model": "lenet5_relu",
@@ -100,40 +95,6 @@ def train(words: dict, at: int | None = None) -> None:
     api.train(**words, reporter=KillAt(at))
 
 
-def begin(target: Callable[..., None], *args: object) -> ForkServerProcess:
-    """A call in a process of its own."""
-    child = CONTEXT.Process(target=plainly, args=(target, *args))
-    child.start()
-    return child
-
-
-def plainly(target: Callable[..., None], *args: object) -> None:
-    """Its workers are started as in any other process, not by a server of their own."""
-    multiprocessing.set_start_method(None, force=True)
-    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # as it is meant to
-    target(*args)
-
-
-def process(target: Callable[..., None], *args: object) -> int | None:
-    """The exit status of a call in a process of its own."""
-    child = begin(target, *args)
-    child.join()
-    return child.exitcode
-
-
-def photos(folder: Path) -> Path:
-    """Two classes of 16 tiny pictures to train on and 4 to validate."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 16), ("val", 4)):
-        for name, level in (("dark", 40), ("light", 160)):
-            place = folder / "photos" / split / name
-            place.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(level, level + 60, (20, 24, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"{i}.jpg")
-    return folder / "photos"
-
-
 def batches(folder: Path) -> bool:
     """A kill at every batch of an epoch and both its ends, with 0, 1 and 4 workers."""
     words = {
@@ -156,6 +117,18 @@ def batches(folder: Path) -> bool:
     print(f"batches: kills {killed} (by workers), at the start, at every batch of two epochs of")
     print(f"       four and at the end of each: {different} differences")
     return not different and set(killed.values()) == {11}
+
+
+def rooms(folder: Path) -> bool:
+    """25 kills of each of eight kinds of work."""
+    found = {}
+    for name, room in ROOMS.items():
+        (folder / name).mkdir()
+        found[name] = torture(room(folder / name), random.Random(0))
+        print(f"  {name}: {found[name][0]} kills, {found[name][1]} differences", flush=True)
+    kills, different = (sum(counts) for counts in zip(*found.values(), strict=True))
+    print(f"rooms: {kills} kills ({KILLS} each of {', '.join(ROOMS)}): {different} differences")
+    return not different
 
 
 def damage(folder: Path) -> bool:
@@ -187,25 +160,6 @@ def damage(folder: Path) -> bool:
         f"the generation before used {used} times"
     )
     return named == [200, 5] and used == 205
-
-
-def command(words: list[str], errors: str) -> None:
-    """`deepen ...` in this process, standard error to a file."""
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.argv = ["deepen", *words]
-    main()
-
-
-def deepen(*words: object, errors: Path) -> tuple[int | None, list[str]]:
-    """Exit status and the lines of standard error that are deepen's own complaints or worse."""
-    status = process(command, list(map(str, words)), str(errors))
-    return status, complaints(errors)
-
-
-def complaints(errors: Path) -> list[str]:
-    lines = errors.read_text().splitlines()
-    return [line for line in lines if line.startswith(("deepen", "Traceback", "  File", "Exce"))]
 
 
 def litter(run: Path) -> list[Path]:
@@ -348,6 +302,7 @@ def processes(folder: Path) -> bool:
 PARTS = {
     "kills": kills,
     "batches": batches,
+    "rooms": rooms,
     "damage": damage,
     "disk": disk,
     "folder": folder_lost,
