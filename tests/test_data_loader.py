@@ -298,8 +298,9 @@ def test_workers_are_started_anyhow_and_end_with_the_program(as_files, start, tm
         from pathlib import Path
         from deepen.data.loader import Augmentation, Batches, Preprocessing, Split
 
-        if __name__ == "__main__":
-            multiprocessing.set_start_method("{start}")
+        kept = []  # alive when a process ends
+
+        def look():
             files = tuple(Path(sys.argv[1]).iterdir())
             keys = tuple(map(str, files))
             split = Split("train", np.zeros(len(files), np.int64), keys, files=files)
@@ -311,7 +312,16 @@ def test_workers_are_started_anyhow_and_end_with_the_program(as_files, start, tm
                 for workers in (0, 1)
             )
             assert torch.equal(next(there).images, next(here).images)
-            print("left while a worker waits")
+            kept.append(there)
+            print("left while a worker waits", flush=True)
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method("{start}")
+            look()
+            child = multiprocessing.Process(target=look)
+            child.start()
+            child.join()
+            assert child.exitcode == 0
     """
     path = tmp_path / "program.py"
     path.write_text(textwrap.dedent(program))
@@ -320,7 +330,7 @@ def test_workers_are_started_anyhow_and_end_with_the_program(as_files, start, tm
         [sys.executable, path, as_files.files[0].parent], capture_output=True, text=True, timeout=90
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "left while a worker waits\n"
+    assert done.stdout == 2 * "left while a worker waits\n"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import multiprocessing
 import os
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache, partial
 from multiprocessing.synchronize import Event
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import torch
@@ -387,7 +387,7 @@ def _start_workers(
         num_workers=workers,
         persistent_workers=True,
         collate_fn=_as_it_is,
-        worker_init_fn=partial(_outlive_stop_signals, _leaving()),
+        worker_init_fn=partial(_outlive_stop_signals, _leaving(os.getpid())),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else each epoch would draw from torch's global one
     )
@@ -398,10 +398,13 @@ def _as_it_is(answer: Any) -> Any:
 
 
 @cache
-def _leaving() -> Event:
-    """Set when this program ends. The standard library then ends workers by SIGTERM."""
+def _leaving(process: int) -> Event:
+    """Set when this process ends. The standard library then ends workers by SIGTERM.
+
+    A process that multiprocessing started itself runs no function of `atexit`, only finalizers.
+    """
     event = multiprocessing.Event()
-    atexit.register(event.set)
+    Finalize(None, event.set, exitpriority=0)
     return event
 
 
