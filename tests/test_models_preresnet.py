@@ -252,4 +252,8 @@ NAMES = (
 def test_serves(name, assert_serves):
     net = create_model(name, num_classes=5)
     px = net.min_px
+    if name == "preresnet1001":  # untrained, the sum of 333 blocks is infinite in float32
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data.mul_(0.3)
     assert_serves(net, torch.randn(2, 3, px, px))
