@@ -8,7 +8,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
@@ -69,7 +68,6 @@ def asks(
     words: Any,
     *recipe: str,
     without: Collection[str] = (),
-    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     **arguments: Any,
 ) -> Callable[[Verb], Verb]:
     """Make a verb of a function of a record's fields, as keywords, and of options of its own.
@@ -78,7 +76,6 @@ def asks(
         words: the record; each field with an `Option` becomes one.
         recipe: of `RECIPE`, those that the verb has; with any of them it has --set too.
         without: fields that the verb does not have.
-        within: what the verb runs in, from before torch is imported.
         arguments: how fields that are no options are declared.
     """
     named = {each.name: each for each in fields(words)}
@@ -103,12 +100,11 @@ def asks(
                 value = said.pop(name)
                 if value is not None:
                     said[name] = READ[name](value)
-            with within():
-                from deepen.training.progress import Bars  # imports rich's bars
+            from deepen.training.progress import Bars  # imports rich's bars
 
-                if "command" in named:
-                    said["command"] = shlex.join(["deepen", *sys.argv[1:]])
-                verb({**said, "reporter": Bars(err)}, **given)
+            if "command" in named:
+                said["command"] = shlex.join(["deepen", *sys.argv[1:]])
+            verb({**said, "reporter": Bars(err)}, **given)
 
         own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
         own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import print_columns, print_json
+from deepen.cli.console import print_columns, print_json, say_text
 
 EXAMPLE = "Example: deepen recipes   |   deepen recipes vgg-staged > mine.yaml"
 
@@ -25,7 +25,7 @@ def recipes(
         if as_json:
             print_json(recipe.model_dump(mode="json", exclude_none=True))
         else:
-            print(recipe_text(name), end="")
+            say_text(recipe_text(name))
         return
     rows = [(each, *recipe_source(each)) for each in list_recipes()]
     if as_json:

@@ -34,7 +34,7 @@ from deepen.data.loader import Batch
 from deepen.errors import DeepenError, InputError, Interrupted, WorkError
 from deepen.evaluation.protocols import Predictions
 from deepen.training.checkpoint import Checkpoint
-from deepen.training.stop import StopRequest, leaving_at_sigterm
+from deepen.training.stop import StopRequest, leaving_when_preempted, preempting
 
 TIMEOUT_S = 600.0
 """A process that lets the others wait longer has hung; DEEPEN_TIMEOUT_S has another number."""
@@ -112,7 +112,7 @@ def join() -> Iterator[Processes]:
         return
     processes = _Many()
     try:
-        with leaving_at_sigterm():
+        with leaving_when_preempted():
             yield processes
             processes.gather("done", ALONE_TIMEOUT_S)
     except BaseException as error:
@@ -229,7 +229,7 @@ class _Many(Processes):
     def _agree(self, stop: StopRequest | None, *counts: int) -> list[int]:
         """Sums of counts over all processes; one message for them and for what was asked."""
         asked = None if stop is None else stop.asked
-        flags = (asked == signal.SIGTERM, asked is not None)
+        flags = (asked not in (None, signal.SIGINT), asked is not None)
         *sums, terminated, stopped = self.sum(torch.tensor([*counts, *flags])).tolist()
         if stop is not None and stopped:
             stop.signal = signal.SIGTERM if terminated else signal.SIGINT
@@ -310,7 +310,7 @@ class _Many(Processes):
     def fail(self, error: BaseException) -> NoReturn:
         """Raise the error if it is the first of all processes'; else end as that one did."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):  # torchrun is about to send them
+            for number in (signal.SIGINT, *preempting()):  # torchrun is about to send them
                 signal.signal(number, signal.SIG_IGN)
         if not isinstance(error, DeepenError) and _of_torch_distributed(error):
             late = "timed out" in str(error).lower()
