@@ -87,7 +87,7 @@ class FullDisk:
 
     def __call__(self, path, mode="r", *args, **kwargs):
         file = self.open(path, mode, *args, **kwargs)
-        if mode in ("wb", "ab") and Path(path).is_relative_to(self.folder):
+        if mode in ("xb", "ab") and Path(path).is_relative_to(self.folder):
             return _Short(file, self)
         return file
 

@@ -26,6 +26,8 @@ from deepen.errors import DeepenError, WorkError
 
 # What a spreadsheet takes for a formula, in full width too.
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# No number, and no size like -1x-1, is one.
+NUMBERS = re.compile(r"[+-][\d.]+(e[+-]?\d+|(x[+-]?[\d.]+)*)")
 
 
 class Unread(DeepenError):
@@ -105,13 +107,13 @@ def complain(message: str, name: str = "deepen") -> None:
 
 def print_json(document: Any, indent: int | None = 1) -> None:
     """A document on standard output, and nothing else there."""
-    text = json.dumps(document, indent=indent, ensure_ascii=False)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    lines = json.dumps(document, indent=indent, ensure_ascii=False).split("\n")
+    text = "\n".join(UNPRINTABLE.sub(_json_escape, line) for line in lines)
     try:
-        text.encode(encoding)
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(document, indent=indent)
-    _write("\n".join(UNPRINTABLE.sub(_json_escape, line) for line in text.split("\n")))
+    _write(text)
 
 
 def print_csv_row(cells: Sequence[Any]) -> None:
@@ -145,11 +147,7 @@ def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]], words: i
 
 
 def _no_formula(cell: Any) -> Any:
-    if not isinstance(cell, str) or not cell.startswith(FORMULAS):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
+    if isinstance(cell, str) and cell.startswith(FORMULAS) and not NUMBERS.fullmatch(cell):
         return f"'{cell}"
     return cell
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deepen.cli.console import complain, print_csv_row, print_json, say
+from deepen.data.names import printable
 
 EXAMPLE = "Example: deepen predict runs/PHOTOS-resnet20-1/best.safetensors holiday.jpg NEW_PHOTOS/"
 
@@ -38,7 +39,7 @@ def predict(
     ):
         if isinstance(found, PictureError):
             failed += 1
-            complain(str(found), name="deepen predict")
+            complain(f"{printable(found.path)}: {found.reason}", name="deepen predict")
             if as_json:
                 print_json({"path": found.path, "error": found.reason}, indent=None)
         elif as_json:

@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def shown(value: object) -> object:
+    """`printable` for a template's `finalize`: of text, not of what is markup of our own."""
+    return printable(value) if type(value) is str else value
+
+
 def to_text(path: PurePath | str) -> str:
     r"""With forward slashes and `printable`, so that a list can have a name a line."""
     path = path if isinstance(path, PurePath) else PurePath(path)

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from deepen.data.names import shown
 from deepen.errors import InputError, first_problem
 from deepen.evaluation.metrics import ClassScore, Figures, Scores
 from deepen.files import write_whole
@@ -122,13 +123,17 @@ def write_report(run: Path) -> Path:
         weights=weights.as_posix() if weights else None,  # a shell's quotes differ on Windows
     )
     target = run / "report.html"
-    write_whole(target, page.encode("utf-8", errors="replace"))  # a file's name may be no Unicode
+    write_whole(target, page)
     return target
 
 
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "percent": _percent,

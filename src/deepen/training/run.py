@@ -5,24 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
-from tensorboard.compat.proto.event_pb2 import (  # its names are made when it is imported
-    Event,  # pyright: ignore[reportAttributeAccessIssue]
-    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboard.compat.proto.summary_pb2 import (
-    Summary,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from deepen.errors import InputError, WorkError
 from deepen.files import write_whole
@@ -160,55 +147,8 @@ class Run:
             lines = [f"{path}\t{reason}\n" for path, reason in sorted(bad.items())]
             write_whole(self.path / "quarantine.txt", "".join(lines))
 
-    @contextmanager
-    def tensorboard(self, step: int) -> Iterator[Board]:
-        """A writer of TensorBoard events; those from `step` on, of a run now resumed, are void.
-
-        Raises:
-            WorkError: they cannot be written.
-        """
-        folder = self.path / "tensorboard"
-        now = time.time()  # a run may be stopped and gone on with within a second
-        path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
-        try:
-            folder.mkdir(exist_ok=True)
-            with open(path, "ab") as file:
-                yield Board(file, step)
-        except OSError as error:
-            raise WorkError(f"{path}: {error.strerror or error}") from error
-
 
 def _unbegun(folder: Path) -> bool:
     """Empty, or left by a run that was killed before its recipe, which is written last, was."""
-    return {path.name for path in folder.iterdir()} <= {
-        "data.json",
-        ".data.json.writing",
-        ".recipe.yaml.writing",
-    }
-
-
-class Board:
-    """Rows of metrics as TensorBoard scalars, each on the disk before the next is made.
-
-    torch's SummaryWriter has a thread write them, which on a full disk dies with a traceback.
-    """
-
-    def __init__(self, file: BinaryIO, step: int) -> None:
-        self._file = file
-        self._write(file_version="brain.Event:2")
-        if step:
-            self._write(step=step, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, row: Row) -> None:
-        """Every column of a row, at its step."""
-        values = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if name not in ("epoch", "step") and value is not None
-        ]
-        self._write(step=row["step"], summary=Summary(value=values))
-
-    def _write(self, **fields: Any) -> None:
-        event = Event(wall_time=time.time(), **fields)
-        RecordWriter(self._file).write(event.SerializeToString())
-        self._file.flush()
+    names = (path.name for path in folder.iterdir())
+    return all(name == "data.json" or name.endswith(".writing") for name in names)
