@@ -68,6 +68,11 @@ SCARCE = {
 """What a machine can run out of beside disks, by the errno, and what helps."""
 
 
+def is_scarcity(error: BaseException) -> bool:
+    """Whether the machine ran out of something, whatever was read or written."""
+    return isinstance(error, OSError) and error.errno in SCARCE
+
+
 def in_words(error: OSError) -> str:
     """What the system refused, in a line that names the file if there is one."""
     words = SCARCE.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
