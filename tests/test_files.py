@@ -162,12 +162,12 @@ def test_anchors_and_plain_values_are_read():
 @pytest.mark.parametrize("read", [read_text, read_json, read_yaml])
 def test_what_cannot_be_read_is_named(tmp_path, read):
     (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
     (tmp_path / "binary").write_bytes(b"\x80\x81")
     messages = {
         "gone": "no such file",
         "folder": "is a folder, not a file",
-        "pipe": "is a pipe, not a file",
+        "device": "is a device, not a file",
         "binary": "damaged .is no text: byte 0 is no UTF-8",
     }
     for name, message in messages.items():

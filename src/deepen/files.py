@@ -127,7 +127,7 @@ def read_text(path: Path) -> str:
         InputError: it is not there, is no file, or cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
+        if path.is_dir() or path.is_char_device() or path.is_block_device():  # a pipe may be read
             raise InputError(f"{path}: is {_kind(path.stat().st_mode)}, not a file")
         return path.read_text("utf-8")
     except FileNotFoundError as error:

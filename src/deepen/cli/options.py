@@ -16,6 +16,7 @@ import typer
 
 from deepen.cli.console import err
 from deepen.errors import InputError
+from deepen.files import parse_yaml, read_text
 from deepen.training.request import Option, Request, Scoring
 
 
@@ -138,12 +139,13 @@ def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramet
 
 def parse_change(word: str) -> tuple[str, Any]:
     """The field and the value of a `--set`."""
-    import yaml
-
     key, equals, value = word.partition("=")
     if not equals:
         raise InputError(f"--set {word}: write it as KEY=VALUE, optimizer.nesterov=true say")
-    return key.strip(), yaml.safe_load(value)
+    try:
+        return key.strip(), parse_yaml(value)
+    except ValueError as error:
+        raise InputError(f"--set {word[:60]}: {error}") from error
 
 
 def parse_bytes(word: str) -> int:
@@ -167,9 +169,9 @@ def one_source(words: list[str] | str) -> str | None:
 def read_list(path: Path) -> tuple[str, ...]:
     """The pictures that a list names, a line each."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--exclude {path}: {error}") from error
+        lines = read_text(path).splitlines()
+    except InputError as error:
+        raise InputError(f"--exclude {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from deepen.errors import InputError, WorkError
-from deepen.files import write_whole
+from deepen.files import read_json, write_whole
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe, load_recipe
 
@@ -102,10 +102,7 @@ class Run:
         Raises:
             InputError: it is damaged.
         """
-        try:
-            return load_recipe(str(self.path / "recipe.yaml"))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.path / 'recipe.yaml'}: is damaged ({error})") from error
+        return load_recipe(str(self.path / "recipe.yaml"))
 
     def read_about(self) -> dict[str, Any]:
         """data.json: which data and model the run was started with.
@@ -114,24 +111,19 @@ class Run:
             InputError: it is missing or damaged.
         """
         path = self.path / "data.json"
-        try:
-            about = self.read_json(path.name)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
-        except ValueError as error:
-            raise InputError(f"{path}: is damaged ({error})") from error
-        needed = {"name", "model", "data_dir", "excluded", "root", "classes", "fingerprint"}
-        if not isinstance(about, dict) or not needed <= about.keys():
+        about = read_json(path)
+        needed = {"name": str, "model": str, "classes": list, "excluded": list, "fingerprint": str}
+        needed |= {"data_dir": str | None, "root": str | None}
+        if not isinstance(about, dict) or not needed.keys() <= about.keys():
             raise InputError(f"{path}: is damaged (it lacks fields)")
+        for key, kind in needed.items():
+            if not isinstance(about[key], kind):
+                raise InputError(f"{path}: is damaged ({key} is of another kind)")
         return about
 
     def write_json(self, name: str, document: Any) -> None:
         """A document of the run, environment.json say."""
         write_whole(self.path / name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-    def read_json(self, name: str) -> Any:
-        """A document that `write_json` wrote."""
-        return json.loads((self.path / name).read_text("utf-8"))
 
     def write_metrics(self, history: list[Row]) -> None:
         """metrics.csv: a line an epoch, one at least; None is an empty cell."""
