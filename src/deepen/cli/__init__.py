@@ -27,7 +27,7 @@ from deepen.cli import (
     verify_resume,
     weights,
 )
-from deepen.cli.console import complain, say, take_all_characters
+from deepen.cli.console import complain, prepare_streams, say
 from deepen.errors import DeepenError, Interrupted, in_words
 from deepen.training.stop import heed, leaving_when_preempted
 from deepen.version import __version__
@@ -84,7 +84,7 @@ def main() -> None:
     Exits 0 done, 1 failed, 2 words or data off, 75 preempted, 130 Ctrl-C, and 1 without a word
     where nobody reads what it prints any more.
     """
-    take_all_characters()
+    prepare_streams()
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # wherever it is written
     verb = next(iter(arguments), "")

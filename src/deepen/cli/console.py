@@ -42,10 +42,13 @@ class _Told:
         return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # under a bar it is rich's
 
     def write(self, text: str) -> int:
+        stream = self._stream
         try:
-            print(text, end="", file=self._stream, flush=True)
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
         except (OSError, ValueError):
-            _mute(self._stream)
+            _mute(stream)
         return len(text)
 
     def flush(self) -> None:
@@ -72,8 +75,17 @@ err = Console(
 )
 
 
-def take_all_characters() -> None:
-    """Show what a stream's encoding has no character for as an escape; no line is an error."""
+def prepare_streams() -> None:
+    """Have no line fail for a character that a stream's encoding lacks: it is shown as an escape.
+
+    A stream that is closed is nowhere, or the next file to be opened would take its number, and get
+    what libraries in C print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import Field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -152,9 +153,9 @@ def parse_bytes(word: str) -> int:
     """A number of bytes, with K, M, G or T for powers of 1024."""
     powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)I?B?", word.strip().upper())
-    if not found:
+    if not found or len(found[1]) > 18:
         raise InputError(f"--cache {word}: write it as 500M or 8G")
-    return int(float(found[1]) * 1024 ** powers[found[2]])
+    return int(Decimal(found[1]) * 1024 ** powers[found[2]])
 
 
 def one_source(words: list[str] | str) -> str | None:

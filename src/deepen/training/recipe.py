@@ -43,7 +43,7 @@ class Recipe(Block, frozen=True):
 
     task: str = "classification"  # or package.module:factory (deepen.training.task)
     length: Length
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=2**31)
     seed: int = Field(default=0, ge=0, lt=2**63)
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Constant()
