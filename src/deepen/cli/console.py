@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -58,7 +58,7 @@ class _Told:
         return getattr(self._stream, name)
 
 
-def _mute(stream: TextIO) -> None:
+def _mute(stream: Any) -> None:
     """Send what still comes nowhere: Python writes what is left once more when it ends."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

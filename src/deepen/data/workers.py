@@ -108,7 +108,7 @@ class Workers:
 def _tidy(error: Exception) -> None:
     """End what torch had begun when it failed: when it is deleted half made, it complains."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        made = frame.f_locals.get("self")
+        made: Any = frame.f_locals.get("self")
         if hasattr(made, "_worker_result_queue") and not hasattr(made, "_workers_status"):
             made._shutdown = True
             for worker in getattr(made, "_workers", ()):

@@ -344,7 +344,7 @@ class _Pulse(threading.Thread):
     that only works alone for long does.
     """
 
-    def __init__(self, store: dist.Store, rank: int, timeout_s: float) -> None:
+    def __init__(self, store: PrefixStore, rank: int, timeout_s: float) -> None:
         super().__init__(daemon=True)
         self.store, self.rank, self.every_s = store, rank, min(10.0, timeout_s / 10)
         self.ended = threading.Event()
