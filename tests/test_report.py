@@ -421,6 +421,16 @@ def test_damaged_metrics_are_named(tmp_path, text):
         write_report(run)
 
 
+def test_a_figure_of_any_name_is_drawn(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = (run / "metrics.csv").read_text("utf-8")
+    strange = r"a\1\u<b>" + "\x1b"
+    (run / "metrics.csv").write_text(text.replace("top1", strange), "utf-8")
+    page = Page(write_report(run))
+    labels = [a.get("aria-label") for tag, a in page.tags if tag == "svg"]
+    assert r"a\1\u<b>\x1b" in labels
+
+
 FILES = [
     *("data.json", "environment.json", "recipe.yaml", "metrics.csv", "scores.json"),
     *("mistakes.json", "search.json"),
