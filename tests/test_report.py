@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -325,7 +326,7 @@ def test_names_that_are_no_unicode_are_survived(tmp_path):
     mistakes = make_mistakes(CIFAR10, 2)
     mistakes[0]["key"] = "train/caf\udce9.jpg"  # how Python reads a Latin-1 file name
     (run / "mistakes.json").write_text(json.dumps(mistakes), "utf-8")
-    assert "train/caf?.jpg" in Page(write_report(run)).text("figcaption")
+    assert "train/caf\\udce9.jpg" in Page(write_report(run)).text("figcaption")
 
 
 def test_validation_scores_are_called_so(tmp_path):
@@ -407,7 +408,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path, name):
     with pytest.raises(InputError, match=f"{name}: damaged"):
         write_report(run)
     (run / name).unlink()
-    with pytest.raises(InputError, match=f"{name}: not there"):
+    with pytest.raises(InputError, match=f"{name}: no such file"):
         write_report(run)
 
 
@@ -418,6 +419,66 @@ def test_damaged_metrics_are_named(tmp_path, text):
     (run / "metrics.csv").write_text(text.replace("{header}", header), "utf-8")
     with pytest.raises(InputError, match=r"metrics\.csv: damaged"):
         write_report(run)
+
+
+def test_a_figure_of_any_name_is_drawn(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = (run / "metrics.csv").read_text("utf-8")
+    strange = r"a\1\u<b>" + "\x1b"
+    (run / "metrics.csv").write_text(text.replace("top1", strange), "utf-8")
+    page = Page(write_report(run))
+    labels = [a.get("aria-label") for tag, a in page.tags if tag == "svg"]
+    assert r"a\1\u<b>\x1b" in labels
+
+
+FILES = [
+    *("data.json", "environment.json", "recipe.yaml", "metrics.csv", "scores.json"),
+    *("mistakes.json", "search.json"),
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"[", b"null", b'"text"', b"[1]", b"\xff\xfe", b"[" * 50_000, b"1" * 5000, b'[{"a": 1}]',
+     b'{"seconds": "x", "name": 1, "best": "x"}', b'{"classes": 1, "trials": {}, "started": 1e99}'],
+)  # fmt: skip
+def test_any_damage_is_one_line_that_names_the_file(tmp_path, name, damage):
+    run = make_run(tmp_path / "run")
+    (run / name).write_bytes(damage)
+    if name == "recipe.yaml" and damage.startswith(b"{"):
+        write_report(run)  # a recipe of anyone's fields is shown as it is
+        return
+    with pytest.raises(InputError, match=rf"run/{name}: damaged") as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert not (run / "report.html").exists()
+
+
+def test_any_field_that_is_lost_or_of_another_kind_is_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepen.report.page._charts", lambda *_: [])  # they take a second
+    monkeypatch.setattr("deepen.report.page._filters", lambda *_: None)
+    run = make_run(tmp_path / "run")
+    trial = {"number": 0, "state": "complete", "top1": 0.5, "loss": 1.0, "epochs": 3}
+    found = {
+        "best": 0, "tested": 1, "objective": "top-1", "pruner": "none", "study": "search",
+        "space": {"optimizer.lr": {"low": 0.1, "high": 1.0}}, "importances": {},
+        "trials": [{**trial, "values": {"optimizer.lr": 0.1}, "run": "r"}],
+    }  # fmt: skip
+    (run / "search.json").write_text(json.dumps(found))
+    write_report(run)
+    for name in ("data.json", "scores.json", "search.json", "mistakes.json", "environment.json"):
+        whole = json.loads((run / name).read_text("utf-8"))
+        fields = whole[0] if isinstance(whole, list) else whole
+        for key, value in [*fields.items()]:
+            for other in ("lost", None, [[]], {"a": {}}, -1, "x"):
+                fields.pop(key) if other == "lost" else fields.update({key: other})
+                (run / name).write_text(json.dumps(whole), "utf-8")
+                with contextlib.suppress(InputError):  # and nothing else
+                    write_report(run)
+                fields[key] = value
+        (run / name).write_text(json.dumps(whole), "utf-8")
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"split": "test", "scores": {}}'])

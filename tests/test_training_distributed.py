@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
 from deepen.data.augment import Augmentation
 from deepen.data.loader import Batches
 from deepen.data.sources import open_source
+from deepen.errors import WorkError
 from deepen.models import create_model
+from deepen.training.distributed import _Many, _Pulse
 from deepen.weights import load_weights
 
 pytestmark = [
@@ -41,6 +45,8 @@ from deepen.errors import InputError
 
 RANK, RESTARTS = os.environ.get("RANK", "0"), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 ATTEMPT = os.environ.get("RESUMED", "first") + RESTARTS
+if os.environ.get("STOP") == RANK:  # process 0 reads this file while the others wait for hours
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class Net(nn.Module):
@@ -457,6 +463,30 @@ def test_a_process_that_hangs_ends_the_job(place):
     assert "died or hung" in ended.said()[0]
     assert place.train("hung", 2, resume=True).status == 0
     assert place.digest("hung") == place.digest("two")
+
+
+@pytest.mark.slow  # as above
+def test_a_process_that_is_stopped_while_it_works_alone_ends_the_job(place):
+    ended = place.train("stopped", 2, STOP="0", DEEPEN_TIMEOUT_S="3")
+    assert ended.status == 1
+    assert len(ended.said()) == 1
+    assert "died or hung (no sign of life for 3 s)" in ended.said()[0]
+
+
+def test_a_process_alone_is_waited_for_while_it_shows_that_it_lives():
+    store = dist.HashStore()
+    here = object.__new__(_Many)
+    here.rank, here.size, here.store, here.words, here.timeout_s = 0, 2, store, 0, 0.5
+    here.pulse, other = _Pulse(store, 0, 0.5), _Pulse(store, 1, 0.5)
+    late = threading.Timer(1.5, store.set, ("1/1", '"done"'))
+    late.start()
+    assert here.gather("mine", 60) == ["mine", "done"]
+    other.end()
+    with pytest.raises(WorkError, match=r"no sign of life for 0 s"):
+        here.gather("mine", 60)
+    here.pulse.end()
+    assert not other.is_alive()
+    assert not here.pulse.is_alive()
 
 
 @pytest.mark.slow  # two commands of three processes each

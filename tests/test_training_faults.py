@@ -24,7 +24,7 @@ from deepen.errors import InputError, Interrupted, Preempted, WorkError
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.progress import Silent
 from deepen.training.resume import _same_place
-from deepen.training.stop import leaving_at_sigterm
+from deepen.training.stop import leaving_when_preempted
 from deepen.verification import digests, verify_resume
 
 SHORT = {"length.epochs": 2, "batch_size": 256, "validation": 100}
@@ -87,7 +87,7 @@ class FullDisk:
 
     def __call__(self, path, mode="r", *args, **kwargs):
         file = self.open(path, mode, *args, **kwargs)
-        if mode in ("wb", "ab") and Path(path).is_relative_to(self.folder):
+        if mode in ("xb", "ab") and Path(path).is_relative_to(self.folder):
             return _Short(file, self)
         return file
 
@@ -299,7 +299,7 @@ def test_a_signal_during_validation_is_heeded(whole, tmp_path, monkeypatch):
     assert digests(api.train(resume=str(tmp_path / "run")).run) == digests(whole)
 
 
-@leaving_at_sigterm()
+@leaving_when_preempted()
 def _swallow() -> None:
     """As many a library does."""
     with contextlib.suppress(Exception):

@@ -233,6 +233,7 @@ def evaluate(asked: Scoring) -> Scores:
             workers=num_workers(asked.workers, source.splits[name]),
             mean_image=loaded.mean_image,
             device=asked.place,
+            tell=asked.reporter.message,
         )
         found.append(predict_logits(network, pictures.epoch(0), device=asked.place))
         for error in found[-1].bad:

@@ -7,6 +7,7 @@ people who call the Python face can catch what they expect.
 from __future__ import annotations
 
 import difflib
+import errno
 import reprlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, get_args
@@ -36,7 +37,7 @@ class InputError(DeepenError, ValueError):
 
 
 class Preempted(DeepenError):
-    """SIGTERM: the run saved itself and can be resumed (BSD's EX_TEMPFAIL)."""
+    """SIGTERM or SIGHUP: the run saved itself and can be resumed (BSD's EX_TEMPFAIL)."""
 
     exit_status = 75
 
@@ -57,6 +58,25 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6)
     hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}; {hint}")
+
+
+SCARCE = {
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n 4096), or take fewer --workers",
+    errno.ENFILE: "too many open files on this machine: end other programs, or fewer --workers",
+    errno.ENOMEM: "no memory left: take fewer --workers or a smaller --batch-size",
+}
+"""What a machine can run out of beside disks, by the errno, and what helps."""
+
+
+def is_scarcity(error: BaseException) -> bool:
+    """Whether the machine ran out of something, whatever was read or written."""
+    return isinstance(error, OSError) and error.errno in SCARCE
+
+
+def in_words(error: OSError) -> str:
+    """What the system refused, in a line that names the file if there is one."""
+    words = SCARCE.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    return words if error.filename is None else f"{error.filename}: {words}"
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import typer
 
@@ -26,8 +27,9 @@ from deepen.cli import (
     verify_resume,
     weights,
 )
-from deepen.cli.console import complain
-from deepen.errors import DeepenError
+from deepen.cli.console import complain, prepare_streams, say
+from deepen.errors import DeepenError, Interrupted, in_words
+from deepen.training.stop import heed, leaving_when_preempted
 from deepen.version import __version__
 
 # typer keeps click to itself; what stands above its BadParameter is click's UsageError.
@@ -54,7 +56,7 @@ app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"deepen {__version__}")
+        say(f"deepen {__version__}")
         raise typer.Exit
 
 
@@ -68,18 +70,29 @@ def deepen(
     """Image recognition from LeNet to ResNet and past it."""
 
 
+SAVED = {
+    "train": "the same command with --resume auto goes on",
+    "search": "the search goes on with --resume FOLDER",
+    "study": "the same command goes on",
+}
+"""What to say where a verb is stopped whose work can be gone on with."""
+
+
 def main() -> None:
-    """Run a command; exits 0 done, 1 failed, 2 words or data off, 75 preempted, 130 Ctrl-C."""
+    """Run a command.
+
+    Exits 0 done, 1 failed, 2 words or data off, 75 preempted, 130 Ctrl-C, and 1 without a word
+    where nobody reads what it prints any more.
+    """
+    prepare_streams()
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # wherever it is written
+    verb = next(iter(arguments), "")
+    heeding = leaving_when_preempted(SAVED[verb]) if verb in SAVED else nullcontext()
     try:
-        status = app(args=arguments, prog_name="deepen", standalone_mode=False)
-    except DeepenError as error:
-        if debug:
-            raise
-        if str(error):  # of several processes one says it
-            complain(str(error))
-        status = error.exit_status
+        with heeding:
+            heed()
+            status = app(args=arguments, prog_name="deepen", standalone_mode=False)
     except UsageError as error:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "deepen"
@@ -87,8 +100,17 @@ def main() -> None:
         status = 2
     except (KeyboardInterrupt, typer.Abort):
         complain("stopped by Ctrl-C")
-        status = 130
-    except BrokenPipeError:  # `deepen predict ... | head`
-        sys.stderr.close()
-        status = 1
+        status = Interrupted.exit_status
+    except (DeepenError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        if words := _in_words(error):  # of several processes one says it
+            complain(words)
+        status = getattr(error, "exit_status", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "no memory left; take a smaller --batch-size or fewer --workers"
+    return in_words(error) if isinstance(error, OSError) else str(error)

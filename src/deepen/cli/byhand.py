@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepen.cli.console import out, print_json
+from deepen.cli.console import print_json, say, say_text
 from deepen.errors import unknown
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def byhand(
             print_json(titles)
         else:
             for name, title in titles.items():
-                out.print(f"{name:12}  {title}", markup=False, highlight=False)
+                say(f"{name:12}  {title}")
         return
     if block not in examples:
         raise unknown("block", block, examples)
@@ -40,7 +40,7 @@ def byhand(
     if as_json:
         print_json(worked.document())
     else:
-        out.print(worked.text(), markup=False, highlight=False, soft_wrap=True)
+        say_text(worked.text())
 
 
 def _lenet() -> Worked:

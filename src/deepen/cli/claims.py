@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepen.cli.console import complain, out, print_json
+from deepen.cli.console import complain, print_columns, print_json, say, say_text
 from deepen.errors import unknown
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def claims(
     from deepen.claims.page import markdown
 
     if as_markdown:
-        typer.echo(markdown(ledger()), nl=False)
+        say_text(markdown(ledger()))
         return
     if verdict is not None and verdict not in VERDICTS:
         raise unknown("verdict", verdict, VERDICTS)
@@ -67,26 +67,24 @@ def _print(shown: list[Judged], judged: list[Judged]) -> None:
     from collections import Counter
     from itertools import groupby
 
-    from rich.table import Table
-
     from deepen.claims.page import said
 
     for source, group in groupby(shown, lambda j: j.claim.source):
-        out.print(source, style="bold", highlight=False, markup=False)
+        say(source)
         for j in group:
             what = f"{j.claim.of}: {j.claim.quantity}"
             figures = f"{_short(f'{j.claim.stated} {j.claim.unit}'):>14} {_short(j.found):>16}"
             note = j.claim.needs or (j.wrong if j.wrong else said(j.claim))
-            out.print(f"  {what:52} {figures}  {note}", highlight=False, markup=False)
+            say(f"  {what:52} {figures}  {note}")
     verdicts = [v for v in VERDICTS if any(j.verdict == v for j in judged)]
     counts = Counter((j.claim.kind, j.verdict) for j in judged)
-    summary = Table("kind", *verdicts, "all", box=None)
+    rows = []
     for kind in dict.fromkeys(j.claim.kind for j in judged):
         row = [counts[kind, v] for v in verdicts]
-        summary.add_row(kind, *map(str, row), str(sum(row)))
+        rows.append((kind, *map(str, row), str(sum(row))))
     totals = [sum(j.verdict == v for j in judged) for v in verdicts]
-    summary.add_row("all", *map(str, totals), str(len(judged)))
-    out.print(summary)
+    rows.append(("all", *map(str, totals), str(len(judged))))
+    print_columns(("kind", *verdicts, "all"), rows)
 
 
 def _short(text: str, length: int = 36) -> str:

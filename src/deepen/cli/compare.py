@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepen.cli.console import complain, print_columns, print_json
+from deepen.cli.console import complain, print_columns, print_json, say
 from deepen.cli.info import parse_input
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def compare(
         return
     _print(rows, measure)
     if output is not None:
-        print(f"\nchart  {output}")
+        say()
+        say(f"chart  {output}")
 
 
 def _print(rows: list[Row], measure: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepen.cli.console import err, out
+from deepen.cli.console import err, print_columns, say, tell
 
 if TYPE_CHECKING:
     from deepen.demo import Demonstration
@@ -27,23 +27,19 @@ def demo(
 
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = output or Path("runs") / f"demo-{stamp}"
-    _print(
-        demonstrate(folder, Bars(err, lines=False), lambda line: err.print(line, highlight=False))
-    )
+    _print(demonstrate(folder, Bars(err, lines=False), tell))
 
 
 def _print(shown: Demonstration) -> None:
-    from rich.table import Table
-
-    table = Table(
-        "", "test error %", "seeds", box=None, title="899 test digits, same split for all"
-    )
+    say("899 test digits, same split for all")
+    rows = []
     for entry in shown.entries:
         spread = "" if entry.spread is None else f" ± {entry.spread:.2f}"
-        table.add_row(entry.name, f"{entry.error_percent:.2f}{spread}", str(len(entry.runs) or ""))
-    out.print(table)
+        rows.append((entry.name, f"{entry.error_percent:.2f}{spread}", str(len(entry.runs) or "")))
+    print_columns(("", "test error %", "seeds"), rows)
     for found, digit in shown.predictions:
         words = "  ".join(f"{name} {share:.1%}" for name, share in found.top)
-        out.print(f"{found.path}: {words}   (true: {digit})", highlight=False)
-    out.print(f"\nreport  {shown.weights.parent / 'report.html'}", highlight=False)
-    out.print("next    deepen train PHOTOS     (a folder with a folder of pictures for each class)")
+        say(f"{found.path}: {words}   (true: {digit})")
+    say()
+    say(f"report  {shown.weights.parent / 'report.html'}")
+    say("next    deepen train PHOTOS     (a folder with a folder of pictures for each class)")

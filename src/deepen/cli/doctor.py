@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import out, print_json
+from deepen.cli.console import print_json, say
 
 EXAMPLE = (
     "Example: deepen doctor PHOTOS --quarantine bad.txt && deepen train PHOTOS --exclude bad.txt"
@@ -36,20 +36,16 @@ def doctor(
         print_json(diagnosis.model_dump())
     else:
         for problem in diagnosis.problems:
-            out.print(f"{problem.path}: {problem.kind}: {problem.detail}", highlight=False)
+            say(f"{problem.path}: {problem.kind}: {problem.detail}")
         for split, counts in diagnosis.counts.items():
             words = ", ".join(f"{name} {count}" for name, count in counts.items())
-            out.print(f"{split}: {words}", highlight=False)
+            say(f"{split}: {words}")
         if diagnosis.mean is not None and diagnosis.std is not None:
             mean, std = (
                 [round(v, 4) for v in values] for values in (diagnosis.mean, diagnosis.std)
             )
-            out.print(
-                f"channel mean {mean}, std {std}; imbalance {diagnosis.imbalance}", highlight=False
-            )
+            say(f"channel mean {mean}, std {std}; imbalance {diagnosis.imbalance}")
         found = len(diagnosis.problems)
-        out.print(
-            f"{diagnosis.num_files} pictures, {found or 'no'} problem{'' if found == 1 else 's'}"
-        )
+        say(f"{diagnosis.num_files} pictures, {found or 'no'} problem{'' if found == 1 else 's'}")
     if diagnosis.problems:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepen.cli.console import out, print_csv, print_json
+from deepen.cli.console import print_columns, print_csv, print_json, say
 from deepen.cli.options import JSON, LABELLED, WEIGHTS, Words, asks
 from deepen.training.request import Scoring
 
@@ -37,24 +37,24 @@ def evaluate(
 
 
 def _print(scores: Scores) -> None:
-    from rich.table import Table
-
-    out.print(scores.protocol, highlight=False)
+    say(scores.protocol)
     if scores.num_skipped:
-        out.print(f"{scores.num_skipped} pictures could not be decoded and were left out")
+        say(f"{scores.num_skipped} pictures could not be decoded and were left out")
     top5 = "" if scores.top5 is None else f"  top-5 error {100 - 100 * scores.top5:.2f}%"
-    out.print(
+    say(
         f"top-1 error {100 - 100 * scores.top1:.2f}%{top5}  loss {scores.loss:.4f}  "
         f"calibration error {100 * scores.calibration_error:.2f}%"
     )
-    table = Table("class", "precision", "recall", "F1", "pictures", box=None)
+    rows = []
     for row in scores.per_class:
         shares = ["-" if v is None else f"{v:.3f}" for v in (row.precision, row.recall, row.f1)]
-        table.add_row(row.name, *shares, str(row.support))
-    out.print(table)
+        rows.append((row.name, *shares, str(row.support)))
+    say()
+    print_columns(("class", "precision", "recall", "F1", "pictures"), rows)
     if len(scores.confusion) <= 20:
         names = [row.name for row in scores.per_class]
-        counts = Table("true \\ predicted", *names, box=None)
-        for name, cells in zip(names, scores.confusion, strict=True):
-            counts.add_row(name, *map(str, cells))
-        out.print(counts)
+        counts = [
+            (name, *map(str, cells)) for name, cells in zip(names, scores.confusion, strict=True)
+        ]
+        say()
+        print_columns(("true \\ predicted", *names), counts)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import print_columns, print_json
+from deepen.cli.console import print_columns, print_json, say
 from deepen.cli.options import DATA, JSON, Words, asks
 from deepen.training.request import Sweeping
 
@@ -43,7 +43,8 @@ def find_lr(
     every = -(-len(found.rates) // ROWS)
     rows = zip(found.rates[::every], found.losses[::every], strict=True)
     print_columns(("learning rate", "loss"), ((f"{r:.3g}", f"{v:.4f}") for r, v in rows), words=0)
-    print(f"\nleast at {found.best:.3g}{'; it diverged beyond' if found.diverged else ''}")
-    print(f"suggested  --lr {found.suggestion:.2g}")
+    say()
+    say(f"least at {found.best:.3g}{'; it diverged beyond' if found.diverged else ''}")
+    say(f"suggested  --lr {found.suggestion:.2g}")
     if output is not None:
-        print(f"chart  {output}")
+        say(f"chart  {output}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepen.cli.console import print_columns, print_csv, print_json
+from deepen.cli.console import print_columns, print_csv, print_json, say
 from deepen.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def info(
         print_json(_document(counted, costs, needs, layers))
         return
     _print_origin(counted)
-    print()
+    say()
     _print_totals(costs, needs)
-    print()
+    say()
     print_columns(_HEADER, (_row(layer, counted) for layer in layers), words=3)
 
 
@@ -81,13 +81,13 @@ def _print_origin(counted: Subject) -> None:
 
     architecture = counted.architecture
     if architecture is None:
-        print(f"{counted.name}: {type(counted.module).__name__}")
+        say(f"{counted.name}: {type(counted.module).__name__}")
     else:
-        print(f'{architecture.name}: {architecture.paper}, "{architecture.title}"')
-        print(f"takes  {takes_in_words(architecture.takes)}")
-    print(f"input  {_by(counted.input_shape)}")
+        say(f'{architecture.name}: {architecture.paper}, "{architecture.title}"')
+        say(f"takes  {takes_in_words(architecture.takes)}")
+    say(f"input  {_by(counted.input_shape)}")
     if architecture is not None and architecture.details:
-        print()
+        say()
         print_columns(
             ("field", "", "source"),
             [(d.field, d.kind, d.source) for d in architecture.details],

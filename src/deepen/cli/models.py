@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deepen.cli.console import print_json
+from deepen.cli.console import print_json, say
 from deepen.errors import unknown
 
 EXAMPLE = "Example: deepen models 'resnet*'"
@@ -26,11 +26,11 @@ def models(
     if as_json:
         print_json([_about(name) for name in names])
         return
-    print(LINE.format("name", "paper", "parameters", "macs", "input", "classes"))
+    say(LINE.format("name", "paper", "parameters", "macs", "input", "classes"))
     for name in names:  # each is counted as it is printed
         row = _about(name)
         counts = f"{row['parameters']:,}", f"{row['macs']:,}"
-        print(LINE.format(name, row["paper"], *counts, row["input"], row["classes"]))
+        say(LINE.format(name, row["paper"], *counts, row["input"], row["classes"]))
 
 
 def _about(name: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import Field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -17,6 +17,7 @@ import typer
 
 from deepen.cli.console import err
 from deepen.errors import InputError
+from deepen.files import parse_yaml, read_text
 from deepen.training.request import Option, Request, Scoring
 
 
@@ -69,7 +70,6 @@ def asks(
     words: Any,
     *recipe: str,
     without: Collection[str] = (),
-    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     **arguments: Any,
 ) -> Callable[[Verb], Verb]:
     """Make a verb of a function of a record's fields, as keywords, and of options of its own.
@@ -78,7 +78,6 @@ def asks(
         words: the record; each field with an `Option` becomes one.
         recipe: of `RECIPE`, those that the verb has; with any of them it has --set too.
         without: fields that the verb does not have.
-        within: what the verb runs in, from before torch is imported.
         arguments: how fields that are no options are declared.
     """
     named = {each.name: each for each in fields(words)}
@@ -103,12 +102,11 @@ def asks(
                 value = said.pop(name)
                 if value is not None:
                     said[name] = READ[name](value)
-            with within():
-                from deepen.training.progress import Bars  # imports rich's bars
+            from deepen.training.progress import Bars  # imports rich's bars
 
-                if "command" in named:
-                    said["command"] = shlex.join(["deepen", *sys.argv[1:]])
-                verb({**said, "reporter": Bars(err)}, **given)
+            if "command" in named:
+                said["command"] = shlex.join(["deepen", *sys.argv[1:]])
+            verb({**said, "reporter": Bars(err)}, **given)
 
         own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
         own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
@@ -142,21 +140,22 @@ def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramet
 
 def parse_change(word: str) -> tuple[str, Any]:
     """The field and the value of a `--set`."""
-    import yaml
-
     key, equals, value = word.partition("=")
     if not equals:
         raise InputError(f"--set {word}: write it as KEY=VALUE, optimizer.nesterov=true say")
-    return key.strip(), yaml.safe_load(value)
+    try:
+        return key.strip(), parse_yaml(value)
+    except ValueError as error:
+        raise InputError(f"--set {word[:60]}: {error}") from error
 
 
 def parse_bytes(word: str) -> int:
     """A number of bytes, with K, M, G or T for powers of 1024."""
     powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)I?B?", word.strip().upper())
-    if not found:
+    if not found or len(found[1]) > 18:
         raise InputError(f"--cache {word}: write it as 500M or 8G")
-    return int(float(found[1]) * 1024 ** powers[found[2]])
+    return int(Decimal(found[1]) * 1024 ** powers[found[2]])
 
 
 def one_source(words: list[str] | str) -> str | None:
@@ -171,9 +170,9 @@ def one_source(words: list[str] | str) -> str | None:
 def read_list(path: Path) -> tuple[str, ...]:
     """The pictures that a list names, a line each."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--exclude {path}: {error}") from error
+        lines = read_text(path).splitlines()
+    except InputError as error:
+        raise InputError(f"--exclude {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deepen.cli.console import complain, csv_line
+from deepen.cli.console import complain, print_csv_row, print_json, say
+from deepen.data.names import printable
 
 EXAMPLE = "Example: deepen predict runs/PHOTOS-resnet20-1/best.safetensors holiday.jpg NEW_PHOTOS/"
 
@@ -33,23 +33,23 @@ def predict(
 
     failed = 0
     if as_csv:
-        print(csv_line(("path", "rank", "class", "probability")))
+        print_csv_row(("path", "rank", "class", "probability"))
     for found in api.predict(
         weights, paths, top_k=top_k, batch_size=batch_size, device=device, model=model
     ):
         if isinstance(found, PictureError):
             failed += 1
-            complain(str(found), name="deepen predict")
+            complain(f"{printable(found.path)}: {found.reason}", name="deepen predict")
             if as_json:
-                print(json.dumps({"path": found.path, "error": found.reason}), flush=True)
+                print_json({"path": found.path, "error": found.reason}, indent=None)
         elif as_json:
             top = [{"class": name, "probability": share} for name, share in found.top]
-            print(json.dumps({"path": found.path, "top": top}, ensure_ascii=False), flush=True)
+            print_json({"path": found.path, "top": top}, indent=None)
         elif as_csv:
             for rank, (name, share) in enumerate(found.top, 1):
-                print(csv_line((found.path, rank, name, f"{share:.6f}")), flush=True)
+                print_csv_row((found.path, rank, name, f"{share:.6f}"))
         else:
             words = "  ".join(f"{name} {share:.1%}" for name, share in found.top)
-            print(f"{found.path}  {words}", flush=True)
+            say(f"{found.path}  {words}")
     if failed:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import out, print_json
+from deepen.cli.console import print_json, say
 from deepen.cli.options import JSON, LABELLED, WEIGHTS, Words, asks
 from deepen.training.request import Probing
 
@@ -34,6 +34,6 @@ def probe(words: Words, as_json: JSON = False) -> None:
         document = found._asdict() | {"bad": [str(error) for error in found.bad]}
         print_json(document)
         return
-    out.print(f"{found.split} error {100 - 100 * found.top1:.2f}%  ({found.protocol})")
+    say(f"{found.split} error {100 - 100 * found.top1:.2f}%  ({found.protocol})")
     chosen = f"C {found.c:g}, validation error {100 - 100 * found.validation_top1:.2f}%"
-    out.print(f"{found.num_features} features; {chosen}", highlight=False)
+    say(f"{found.num_features} features; {chosen}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deepen.cli.console import print_columns, print_json
+from deepen.cli.console import print_columns, print_json, say_text
+from deepen.files import read_text
 
 EXAMPLE = "Example: deepen recipes   |   deepen recipes vgg-staged > mine.yaml"
 
@@ -25,7 +27,7 @@ def recipes(
         if as_json:
             print_json(recipe.model_dump(mode="json", exclude_none=True))
         else:
-            print(recipe_text(name), end="")
+            say_text(recipe_text(name) if name in list_recipes() else read_text(Path(name)))
         return
     rows = [(each, *recipe_source(each)) for each in list_recipes()]
     if as_json:

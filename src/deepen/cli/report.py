@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import out
+from deepen.cli.console import say
 from deepen.errors import InputError
 
 EXAMPLE = "Example: deepen report runs/PHOTOS-resnet20-1"
@@ -19,4 +19,4 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder of `deepen tra
         raise InputError(f"{run}: no finished run (it has no scores.json)")
     from deepen.report.page import write_report
 
-    out.print(str(write_report(run)), highlight=False)
+    say(str(write_report(run)))

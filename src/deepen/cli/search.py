@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from deepen.cli.console import out, print_json
+from deepen.cli.console import print_json, say
 from deepen.cli.options import DATA, JSON, Words, asks
 from deepen.training.request import Searching
 
@@ -32,11 +32,11 @@ def search(words: Words, as_json: JSON = False) -> None:
         print_json({"folder": str(searched.folder), "trials": rows, "scores": scores})
         return
     if best is None or trained is None:
-        out.print(f"{searched.found.running} trials of other processes are still under way")
+        say(f"{searched.found.running} trials of other processes are still under way")
         return
     settings = ", ".join(f"{key} {value:g}" for key, value in best.values.items())
-    out.print(f"best    trial {best.number}: {settings}", highlight=False)
-    out.print(f"        validation error {100 - 100 * (best.top1 or 0):.2f}%", highlight=False)
+    say(f"best    trial {best.number}: {settings}")
+    say(f"        validation error {100 - 100 * (best.top1 or 0):.2f}%")
     scores = trained.scores
-    out.print(f"{trained.split} {scores.headline}  ({scores.protocol})")
-    out.print(f"report  {searched.folder / 'report.html'}", highlight=False)
+    say(f"{trained.split} {scores.headline}  ({scores.protocol})")
+    say(f"report  {searched.folder / 'report.html'}")

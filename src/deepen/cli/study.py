@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import err, print_columns, print_json
+from deepen.cli.console import err, print_columns, print_json, say
 
 EXAMPLE = "Example: deepen study depth --data-dir DATA --seeds 3   |   deepen study list"
 
@@ -82,12 +82,12 @@ def study(
     )
     pages = write_pages(definition, results, folder)
     if as_json:
-        print(results.model_dump_json(indent=1))
+        print_json(results.model_dump(mode="json"))
         return
     print_columns(*_split(table(definition, results)))
     for conclusion in results.conclusions:
-        print(f"{conclusion.verdict}: {conclusion.statement}: {conclusion.found}")
-    print(f"report  {pages[-1]}")
+        say(f"{conclusion.verdict}: {conclusion.statement}: {conclusion.found}")
+    say(f"report  {pages[-1]}")
 
 
 def _repeatable() -> str:
@@ -128,4 +128,6 @@ def _list(studies, as_json: bool) -> None:
         return
     for s in studies:
         times = "; ".join(f"{k}: {v.minutes or '?'} a seed" for k, v in s.settings.items())
-        print(f"{s.name:14}  {s.title}\n{'':14}  {s.source}\n{'':14}  {times}")
+        say(f"{s.name:14}  {s.title}")
+        say(f"{'':14}  {s.source}")
+        say(f"{'':14}  {times}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from deepen.cli.console import out, print_json
+from deepen.cli.console import print_json, say
 from deepen.cli.options import DATA, JSON, RECIPE, Words, asks
 from deepen.training.request import Training
-from deepen.training.stop import leaving_at_sigterm
 
 EXAMPLE = (
     "Example: deepen train PHOTOS   |   deepen train cifar10 --data-dir ~/data --model resnet20 "
@@ -15,7 +14,7 @@ EXAMPLE = (
 )
 
 
-@asks(Training, *RECIPE, within=leaving_at_sigterm, data=Annotated[list[str] | None, DATA])
+@asks(Training, *RECIPE, data=Annotated[list[str] | None, DATA])
 def train(words: Words, as_json: JSON = False) -> None:
     """Train a network, score it on pictures it has not seen, and write a report."""
     from deepen import api  # imports torch
@@ -29,8 +28,6 @@ def train(words: Words, as_json: JSON = False) -> None:
         document = {"run": str(trained.run), "split": trained.split, **scores.model_dump()}
         print_json(document)
         return
-    out.print(f"{trained.split} {scores.headline}  ({scores.protocol})")
-    out.print(f"report  {trained.run / 'report.html'}", highlight=False)
-    out.print(
-        f"next    deepen predict {trained.run / 'best.safetensors'} PICTURE...", highlight=False
-    )
+    say(f"{trained.split} {scores.headline}  ({scores.protocol})")
+    say(f"report  {trained.run / 'report.html'}")
+    say(f"next    deepen predict {trained.run / 'best.safetensors'} PICTURE...")

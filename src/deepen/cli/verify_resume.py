@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import out, print_json
+from deepen.cli.console import print_json, say
 from deepen.cli.options import DATA, JSON, Words, asks
 from deepen.training.request import Verifying
 
@@ -36,17 +36,16 @@ def verify_resume(words: Words, as_json: JSON = False) -> None:
     else:
         for part, digest in found.whole.items():
             same = found.resumed.get(part) == digest
-            out.print(f"{part:17} {digest}  never stopped", highlight=False)
+            say(f"{part:17} {digest}  never stopped")
             verdict = "killed and resumed" if same else "killed and resumed: DIFFERS"
-            out.print(f"{'':17} {found.resumed.get(part, '-'):64}  {verdict}", highlight=False)
+            say(f"{'':17} {found.resumed.get(part, '-'):64}  {verdict}")
         kills_done = found.kills + found.kills_in_saves
-        out.print(
+        say(
             f"{'identical' if found.identical else 'NOT identical'}: {found.trained}; {kills_done} "
             f"kills, {found.kills_in_saves} of them inside a save, in {found.runs} runs; timings "
             "(images_per_s, seconds) are not compared",
-            highlight=False,
         )
         if found.repeatable is False:
-            out.print("two runs without a stop differ too: this set-up is not deterministic here")
+            say("two runs without a stop differ too: this set-up is not deterministic here")
     if not found.identical:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepen.cli.console import print_columns, print_json
+from deepen.cli.console import print_columns, print_json, say
 from deepen.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def convert(
     if as_json:
         print_json({"path": str(path), "card": card.model_dump(mode="json")})
     else:
-        print(path)
+        say(str(path))
         _print_card(card)
 
 
@@ -95,14 +95,14 @@ def show(
         print_json(_document(file, found))
         return
     values = sum(tensor.numel() for tensor in found.tensors.values())
-    print(f"{file}: {len(found.tensors):,} tensors, {values:,} values")
+    say(f"{file}: {len(found.tensors):,} tensors, {values:,} values")
     if found.card is not None:
         _print_card(found.card)
         return
-    print("no card: not deepen's; `deepen weights convert` makes a weights file of it")
+    say("no card: not deepen's; `deepen weights convert` makes a weights file of it")
     if found.torchvisions:
-        print(f"it is torchvision's {found.torchvisions}")
-    print(f"fits {', '.join(found.fits) or 'no network of deepen'}")
+        say(f"it is torchvision's {found.torchvisions}")
+    say(f"fits {', '.join(found.fits) or 'no network of deepen'}")
 
 
 @weights.command(epilog="Example: deepen weights names --json")
@@ -143,7 +143,7 @@ def _print_card(card: Card) -> None:
     }
     for name, value in rows.items():
         if value:
-            print(f"  {name:10}  {value}")
+            say(f"  {name:10}  {value}")
 
 
 def _document(file: Path, found: Contents) -> dict[str, Any]:

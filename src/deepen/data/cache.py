@@ -22,6 +22,7 @@ import numpy as np
 
 from deepen.data.decode import Pixels
 from deepen.errors import WorkError
+from deepen.files import alive
 
 _ENTRY = np.dtype(
     [
@@ -159,18 +160,6 @@ def _clear_left_behind(folder: Path) -> None:
         if not path.name.endswith(_suffix()):
             continue
         number = path.name.removesuffix(_suffix()).rpartition("-")[2]
-        if number.isdecimal() and not _alive(int(number)):
+        if number.isdecimal() and not alive(int(number)):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def _alive(process: int) -> bool:
-    if os.name == "nt":  # signal 0 would end it; a file in use cannot be removed there anyway
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, features
 
-from deepen.errors import InputError
+from deepen.errors import InputError, is_scarcity
 
 MAX_PIXELS = 178_956_970
 """Width x height above which no picture is decoded: where Pillow itself refuses a bomb."""
@@ -115,6 +115,8 @@ def open_picture(
         except PictureError:
             raise
         except Exception as error:  # a decoder fed with damage may raise anything
+            if is_scarcity(error):
+                raise
             raise PictureError(name, _damage(picture_format, error)) from error
 
 
@@ -287,6 +289,8 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise PictureError(name, "no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if is_scarcity(error):
+            raise
         raise PictureError(name, f"cannot be read: {_one_line(error)}") from error
 
 

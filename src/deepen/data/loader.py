@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cache, partial
-from multiprocessing.synchronize import Event
-from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from deepen.data.augment import (
     Augmentation,
@@ -36,6 +30,7 @@ from deepen.data.mixing import Mixing, mix
 from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
+from deepen.data.workers import Workers, share
 from deepen.errors import InputError
 
 
@@ -87,6 +82,10 @@ class Batch:
         )
 
 
+def _nobody(line: str) -> None:
+    """Hears nothing."""
+
+
 @dataclass(eq=False)
 class Batches:
     """The batches of a split, for any epoch and from any batch on.
@@ -118,6 +117,7 @@ class Batches:
         device: where the batches are wanted.
         rank: which of the processes this is, from 0.
         world_size: how many processes share the split.
+        tell: called with a line where the machine takes the workers away.
 
     Raises:
         InputError: the augmentation does not go with the preprocessing, or it or the mixing with a
@@ -140,6 +140,7 @@ class Batches:
     device: torch.device | str = "cpu"
     rank: int = 0
     world_size: int = 1
+    tell: Callable[[str], None] = _nobody
 
     def __post_init__(self) -> None:
         split, preprocessing, seed = self.split, self.preprocessing, self.seed
@@ -163,12 +164,9 @@ class Batches:
             if self.cache_bytes and split.images is None:
                 cache = DecodedPictures(self.cache_bytes, len(split), preprocessing.channels)
             self._pictures = _Pictures(split, preprocessing, self.augmentation, seed, cache)
-            self._requests: list[_Request] = []
             self._workers = None
             if self.workers:
-                self._workers = _start_workers(
-                    self._pictures, self._requests, self.workers, self.device
-                )
+                self._workers = Workers(self._pictures, self.workers, self.device, self._alone)
         else:
             assert split.images is not None
             images = torch.from_numpy(preprocessing.fit_arrays(split.images)).to(self.device)
@@ -206,6 +204,12 @@ class Batches:
         images = augment_batch(self.augmentation, self._images, indices, u)
         return self._normalize(images), self._labels[indices]
 
+    def _alone(self, fault: str) -> None:
+        """Go on without workers, and without the cache, whose lock one of them may have held."""
+        assert self._pictures is not None
+        self._pictures.cache = None
+        self.tell(f"{fault}; pictures are decoded in one process from here on")
+
     def _order(self, epoch: int) -> Tensor:
         if self.shuffle:
             return self.split.order(self.seed, epoch)
@@ -241,8 +245,7 @@ class Batches:
         if self._workers is None:
             answers = map(self._pictures.__getitem__, requests)
         else:
-            self._requests[:] = requests
-            answers = self._workers
+            answers = self._workers(requests)
         for chunk, (images, kept, bad, geometry) in zip(chunks, answers, strict=True):
             images = images.to(self.device, non_blocking=True)
             indices = torch.tensor(kept, dtype=torch.int64)
@@ -344,7 +347,7 @@ class _Pictures(Dataset[_Answer]):
         geometry = None
         if self.has_targets:
             geometry = geometry_of(self.augmentation, self.preprocessing, sizes, draws[places])
-        return _Answer(stacked, kept, tuple(bad), geometry)
+        return _Answer(share(stacked), kept, tuple(bad), geometry)
 
     def _augmented(self, index: int, u: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """A picture out of the cache, or decoded and put there: uint8 (H, W, C).
@@ -374,41 +377,3 @@ class _Pictures(Dataset[_Answer]):
                 self.cache.put(index, factor(pixels.full_size), pixels)
         augmented = augment_pixels(self.augmentation, pixels, self.preprocessing, u)
         return augmented, pixels.full_size
-
-
-def _start_workers(
-    pictures: _Pictures, requests: list[_Request], workers: int, device: torch.device
-) -> DataLoader[_Answer]:
-    """Processes that answer what `requests` holds whenever an iteration begins, in order."""
-    return DataLoader(
-        pictures,
-        batch_size=None,  # a request is a batch already
-        sampler=requests,
-        num_workers=workers,
-        persistent_workers=True,
-        collate_fn=_as_it_is,
-        worker_init_fn=partial(_outlive_stop_signals, _leaving(os.getpid())),
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else each epoch would draw from torch's global one
-    )
-
-
-def _as_it_is(answer: Any) -> Any:
-    return answer
-
-
-@cache
-def _leaving(process: int) -> Event:
-    """Set when this process ends. The standard library then ends workers by SIGTERM.
-
-    A process that multiprocessing started itself runs no function of `atexit`, only finalizers.
-    """
-    event = multiprocessing.Event()
-    Finalize(None, event.set, exitpriority=0)
-    return event
-
-
-def _outlive_stop_signals(leaving: Event, worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one decides when to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from deepen import charts
+from deepen.data.names import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,14 +37,16 @@ def draw(title: str, paint: Callable[[Axes], None], *, left: float = 0.125) -> M
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.spines["bottom"].set_color(INK["grid"])
         drawing = charts.svg(figure)
-    return _inline(drawing, str(escape(title)))
+    return _inline(drawing, str(escape(printable(title))))
 
 
 def _inline(svg: str, title: str) -> Markup:
     """Without what belongs to a file of its own, and with the style sheet's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(
-        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{title}">', svg
+        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>",
+        lambda found: f'<svg {found[1]} role="img" aria-label="{title}">',  # a backslash is one
+        svg,
     )
     svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r' id="[a-z0-9]+(?:\.axis)?_\d+"', "", svg)

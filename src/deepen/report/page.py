@@ -10,24 +10,24 @@ import json
 import math
 import shlex
 import statistics
-import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
-import yaml
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, StrictUndefined, Template, UndefinedError
 from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from deepen.data.names import shown
 from deepen.errors import InputError, first_problem
 from deepen.evaluation.metrics import ClassScore, Figures, Scores
-from deepen.files import write_whole
+from deepen.files import read_json, read_text, read_yaml, write_whole
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
 from deepen.visualization.filters import filter_tiles, first_layer
@@ -60,6 +60,44 @@ MAX_FILTERS = 96  # as many as AlexNet's first layer has
 BLUE, ORANGE = (59, 116, 230), (226, 106, 24)
 
 Row = dict[str, float | None]
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+class About(BaseModel, extra="allow"):
+    """data.json, what the page shows of it."""
+
+    name: str
+    root: str | None = None
+    counts: dict[str, int]
+    classes: list[str]
+    fingerprint: str
+    notes: list[str] = []
+
+
+class Machine(BaseModel, extra="allow"):
+    """environment.json, what the page computes with."""
+
+    seconds: float | None = None
+    started: datetime | None = None
+
+
+class Mistake(BaseModel, extra="allow"):
+    """An entry of mistakes.json."""
+
+    true: str
+    predicted: str
+    confidence: float
+    key: str
+    png: str
+
+
+class Search(BaseModel, extra="allow"):
+    """search.json; its trials and spans are drawn as they are."""
+
+    best: int
+    space: dict[str, dict[str, Any]]
+    trials: list[dict[str, Any]]
+    importances: dict[str, float]
 
 
 class Evaluation(BaseModel):
@@ -89,46 +127,58 @@ def write_report(run: Path) -> Path:
     figures = found_scores if isinstance(found_scores, Figures) else None
     recipe = _recipe(run / "recipe.yaml")
     scored = "test" if ("scored", "test") in recipe else "validation"
-    found = _json(run / "search.json", needed=False)
-    data, environment = _json(run / "data.json"), _json(run / "environment.json")
+    data = _document(run / "data.json", About)
+    environment = _document(run / "environment.json", Machine)
+    found, searched = None, []
+    if (run / "search.json").is_file():
+        found = _document(run / "search.json", Search)
+        with _reading(run / "search.json"):
+            searched = search_charts(found)
     timing = _timing(rows)
-    page = _template().render(
-        name=run.resolve().name,
-        subject=Path(data["name"]).name or Path(data.get("root") or ".").name or data["name"],
-        data=data,
-        card=card,
-        environment=environment,
-        recipe=recipe,
-        rows=rows,
-        columns=_columns(rows, scored),
-        kept=kept,
-        charts=_charts(rows, kept, scored),
-        search=found,
-        search_charts=search_charts(found) if found else [],
-        timing=timing,
-        facts_of_data=_facts_of_data(data, card),
-        facts_of_time=_facts_of_time(rows, timing, environment),
-        facts_of_machine=[(k, v) for k in MACHINE if (v := environment.get(k)) not in (None, "")],
-        evaluation=evaluation,
-        scores=scores,
-        figures=figures,
-        interval=_interval(scores) if scores else None,
-        by_class=_by_class(scores) if scores else [],
-        matrix=_matrix(scores) if scores else None,
-        confusions=_confusions(scores) if scores else [],
-        mistakes=_mistakes(run / "mistakes.json"),
-        filters=_filters(weights, card) if weights and card else None,
-        quarantined=_quarantined(run / "quarantine.txt"),
-        weights=weights.as_posix() if weights else None,  # a shell's quotes differ on Windows
-    )
+    with _reading(run):
+        page = _template().render(
+            name=run.resolve().name,
+            subject=Path(data["name"]).name or Path(data.get("root") or ".").name or data["name"],
+            data=data,
+            card=card,
+            environment=environment,
+            recipe=recipe,
+            rows=rows,
+            columns=_columns(rows, scored),
+            kept=kept,
+            charts=_charts(rows, kept, scored),
+            search=found,
+            search_charts=searched,
+            timing=timing,
+            facts_of_data=_facts_of_data(data, card),
+            facts_of_time=_facts_of_time(rows, timing, environment),
+            facts_of_machine=[
+                (k, v) for k in MACHINE if (v := environment.get(k)) not in (None, "")
+            ],
+            evaluation=evaluation,
+            scores=scores,
+            figures=figures,
+            interval=_interval(scores) if scores else None,
+            by_class=_by_class(scores) if scores else [],
+            matrix=_matrix(scores) if scores else None,
+            confusions=_confusions(scores) if scores else [],
+            mistakes=_mistakes(run / "mistakes.json"),
+            filters=_filters(weights, card) if weights and card else None,
+            quarantined=_quarantined(run / "quarantine.txt"),
+            weights=weights.as_posix() if weights else None,  # a shell's quotes differ on Windows
+        )
     target = run / "report.html"
-    write_whole(target, page.encode("utf-8", errors="replace"))  # a file's name may be no Unicode
+    write_whole(target, page)
     return target
 
 
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "percent": _percent,
@@ -168,9 +218,9 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _day(moment: str) -> str:
-    """An ISO 8601 time as 2 March 2026, 09:14 UTC."""
-    time = datetime.fromisoformat(moment).astimezone(UTC)
+def _day(moment: datetime) -> str:
+    """A time as 2 March 2026, 09:14 UTC."""
+    time = moment.astimezone(UTC)
     return f"{time.day} {time:%B %Y, %H:%M} UTC"
 
 
@@ -186,38 +236,43 @@ def _interval(scores: Scores) -> tuple[float, float]:
 # Files of the run folder
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not there; a report needs the folder of a run") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-def _json(path: Path, *, needed: bool = True) -> Any:
-    if not needed and not path.is_file():
-        return None
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever its contents bring about is the file's damage."""
     try:
-        return json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: damaged ({error})") from error
+        yield
+    except InputError:
+        raise
+    except (*DAMAGE, UndefinedError) as error:
+        words = " ".join(str(error).split())
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {words})") from error
+
+
+def _document(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """A file of JSON, its fields as `model` has them."""
+    return _checked(path, read_json(path), model).model_dump()
+
+
+def _checked(path: Path, found: Any, model: type[Checked]) -> Checked:
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise InputError(f"{path}: damaged ({first_problem(error, model)})") from error
 
 
 def _evaluation(path: Path) -> Evaluation | None:
-    found = _json(path, needed=False)
-    try:
-        return None if found is None else Evaluation.model_validate(found)
-    except ValidationError as error:
-        raise InputError(f"{path}: damaged ({first_problem(error, Evaluation)})") from error
+    return _checked(path, read_json(path), Evaluation) if path.is_file() else None
 
 
 def _recipe(path: Path) -> list[tuple[str, str]]:
     """Every setting of the recipe as its dotted key and its value."""
-    try:
-        return list(_flat("", yaml.safe_load(_read(path))))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: damaged ({' '.join(str(error).split())})") from error
+    found = read_yaml(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: damaged (is no mapping of keys to values)")
+    return list(_flat("", found))
 
 
 def _flat(key: str, value: object) -> Iterator[tuple[str, str]]:
@@ -225,19 +280,22 @@ def _flat(key: str, value: object) -> Iterator[tuple[str, str]]:
         for inner, below in value.items():
             yield from _flat(f"{key}.{inner}" if key else str(inner), below)
     else:
-        yield key, json.dumps(value, ensure_ascii=False).strip('"')
+        yield key, json.dumps(value, ensure_ascii=False, default=str).strip('"')
 
 
 def _metrics(path: Path) -> list[Row]:
     if not path.is_file():
         return []
-    try:
-        return [
-            {column: _finite(row[column]) for column in (*NEEDED, *row)}
-            for row in csv.DictReader(io.StringIO(_read(path)))
-        ]
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({error})") from error
+    reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
+    rows: list[Row] = []
+    with _reading(path):
+        if lacking := {*NEEDED} - {*(reader.fieldnames or ())}:
+            raise InputError(f"{path}: damaged (has no column {min(lacking)})")
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(f"{path}: damaged (line {reader.line_num} is cut or too long)")
+            rows.append({column: _finite(row[column]) for column in (*NEEDED, *row)})
+    return rows
 
 
 def _finite(cell: str | None) -> float | None:
@@ -289,12 +347,14 @@ def _quarantined(path: Path) -> list[tuple[str, str]]:
 
 def _mistakes(path: Path) -> list[dict[str, Any]]:
     """The mistakes, each with `small`: its picture is to be enlarged without smoothing."""
-    mistakes = _json(path, needed=False) or []
-    for mistake in mistakes:
-        header = base64.b64decode(mistake["png"][:32])  # 24 bytes; the IHDR chunk starts at 8
-        width, height = struct.unpack(">II", header[16:24])
-        mistake["small"] = max(width, height) <= 64
-    return mistakes
+    if not path.is_file():
+        return []
+    with _reading(path):
+        found = [_checked(path, each, Mistake).model_dump() for each in read_json(path)]
+        for mistake in found:
+            header = base64.b64decode(mistake["png"][:32])  # 24 bytes; IHDR's chunk starts at 8
+            mistake["small"] = max(int.from_bytes(header[i : i + 4]) for i in (16, 20)) <= 64
+    return found
 
 
 # Pictures

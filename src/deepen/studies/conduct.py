@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from deepen.data.sources import PictureSet
 from deepen.errors import Diverged, InputError, Interrupted, Preempted
-from deepen.files import write_whole
+from deepen.files import read_json, read_text, write_whole
 from deepen.studies.arms import model_of
 from deepen.studies.bench import Bench, take
 from deepen.studies.catalog import find_study
@@ -211,7 +211,9 @@ def _check_folder(order: Order, source: PictureSet) -> None:
         (order.folder / "trials").mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(wanted, indent=1) + "\n")
         return
-    have = json.loads(path.read_text("utf-8"))
+    have = read_json(path)
+    if not isinstance(have, dict):
+        raise InputError(f"{path}: damaged (is no object of JSON)")
     for key, value in wanted.items():
         if have.get(key) != value:
             raise InputError(
@@ -248,8 +250,8 @@ def _about(order: Order, source: PictureSet) -> dict[str, Any]:
 
 def _read(path: Path) -> Trial:
     try:
-        return Trial.model_validate_json(path.read_text("utf-8"))
-    except ValidationError as error:
+        return Trial.model_validate_json(read_text(path))
+    except (ValidationError, InputError) as error:
         raise InputError(f"{path}: damaged; delete it, and it is done again") from error
 
 

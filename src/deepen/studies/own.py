@@ -20,10 +20,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deepen.errors import InputError, first_problem, unknown
+from deepen.files import read_yaml
 from deepen.models import get_architecture
 from deepen.studies.bench import train_and_score
 from deepen.studies.study import (
@@ -80,14 +80,12 @@ def read_study(path: Path) -> Study:
         InputError: it cannot be read, or says something that there is not; names the field.
     """
     try:
-        fields = yaml.safe_load(path.read_text("utf-8"))
+        fields = read_yaml(path)
         if not isinstance(fields, dict):
-            raise InputError(f"study {path}: is no mapping of keys to values")
+            raise InputError(f"{path}: is no mapping of keys to values")
         own = _Own.model_validate(fields)
-    except OSError as error:
-        raise InputError(f"study {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"study {path}: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise InputError(f"study {error}") from error
     except ValidationError as error:
         raise InputError(f"study {path}: {first_problem(error, _Own)}") from error
     for model in own.nets.values():

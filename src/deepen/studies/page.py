@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from deepen import charts
+from deepen.data.names import shown
 from deepen.files import write_whole
 from deepen.studies.study import Published, Results, Study
 
@@ -160,7 +161,9 @@ def _provenance(results: Results) -> str:
 
 def html(study: Study, results: Results, figure: str) -> str:
     """One file, readable at any width, light or dark."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True
+    )
     source = resources.files("deepen.studies").joinpath("study.html.j2").read_text("utf-8")
     header, *rows = table(study, results)
     setting = study.settings.get(results.setting)

@@ -18,8 +18,8 @@ class Block(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 class Length(Block, frozen=True):
     """How long to train: epochs (passes over the training pictures) or steps, one of the two."""
 
-    epochs: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1, le=10**9)
+    steps: int | None = Field(default=None, ge=1, le=10**12)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Length:
@@ -167,7 +167,7 @@ class _Input(Block, frozen=True):
     """What the network sees: left out, deepen chooses by the network and the data."""
 
     normalize: str
-    size_px: int | None = Field(default=None, ge=1)
+    size_px: int | None = Field(default=None, ge=1, le=2**15)
     resize: Literal["auto", "none", "shorter", "squash"] = "auto"
     pad_px: int | None = Field(default=None, ge=0)
 

@@ -137,6 +137,7 @@ def batches(plan: Plan, here: Here, split: SplitName, *, augmented: bool = False
         device=here.place,
         rank=here.processes.rank,
         world_size=here.processes.size,
+        tell=here.reporter.message,
     )
 
 

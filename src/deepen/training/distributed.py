@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -34,13 +34,14 @@ from deepen.data.loader import Batch
 from deepen.errors import DeepenError, InputError, Interrupted, WorkError
 from deepen.evaluation.protocols import Predictions
 from deepen.training.checkpoint import Checkpoint
-from deepen.training.stop import StopRequest, leaving_at_sigterm
+from deepen.training.stop import StopRequest, leaving_when_preempted, preempting
 
 TIMEOUT_S = 600.0
 """A process that lets the others wait longer has hung; DEEPEN_TIMEOUT_S has another number."""
 
 ALONE_TIMEOUT_S = 7200.0
-"""So long may process 0 fetch and index the data, or write the report, while the others wait."""
+"""So long may process 0 fetch and index the data, or write the report, while the others wait; but
+none may be without a sign of life for longer than `TIMEOUT_S`."""
 
 
 class Processes:
@@ -112,11 +113,13 @@ def join() -> Iterator[Processes]:
         return
     processes = _Many()
     try:
-        with leaving_at_sigterm():
+        with leaving_when_preempted():
             yield processes
             processes.gather("done", ALONE_TIMEOUT_S)
     except BaseException as error:
         processes.fail(error)
+    finally:
+        processes.pulse.end()
     dist.destroy_process_group()
 
 
@@ -159,6 +162,7 @@ class _Many(Processes):
         if self.local_rank < torch.cuda.device_count():
             torch.cuda.set_device(self.local_rank)  # or each would begin by using the first
         self.store = PrefixStore("deepen", store)
+        self.pulse = _Pulse(self.store, self.rank, self.timeout_s)
         self.words = 0  # documents shared so far: each has a key of its own
         self.left = 0  # pictures of the batch that have not gone forward yet
         self.part = 1.0  # of the batch's pictures, those that are in this process
@@ -229,7 +233,7 @@ class _Many(Processes):
     def _agree(self, stop: StopRequest | None, *counts: int) -> list[int]:
         """Sums of counts over all processes; one message for them and for what was asked."""
         asked = None if stop is None else stop.asked
-        flags = (asked == signal.SIGTERM, asked is not None)
+        flags = (asked not in (None, signal.SIGINT), asked is not None)
         *sums, terminated, stopped = self.sum(torch.tensor([*counts, *flags])).tolist()
         if stop is not None and stopped:
             stop.signal = signal.SIGTERM if terminated else signal.SIGINT
@@ -243,22 +247,25 @@ class _Many(Processes):
         self.words += 1
         if self.rank == 0:
             self.store.set(f"{self.words}", json.dumps(document))
-        return self._read(f"{self.words}", timeout_s or self.timeout_s)
+        return self._read(f"{self.words}", 0, timeout_s or self.timeout_s)
 
     def gather(self, document: Any, timeout_s: float | None = None) -> list[Any]:
         self.words += 1
         self.store.set(f"{self.words}/{self.rank}", json.dumps(document))
         timeout_s = timeout_s or self.timeout_s
-        return [self._read(f"{self.words}/{rank}", timeout_s) for rank in range(self.size)]
+        return [self._read(f"{self.words}/{rank}", rank, timeout_s) for rank in range(self.size)]
 
-    def _read(self, key: str, timeout_s: float) -> Any:
+    def _read(self, key: str, rank: int, timeout_s: float) -> Any:
         """Look again and again: the store's own waiting hears neither signals nor failures."""
-        end, pause_s = time.monotonic() + timeout_s, 0.001
+        began, pause_s = time.monotonic(), 0.001
         while not self.store.check([key]):
             if self.store.check(["failure"]):
                 raise WorkError("another process failed")
-            if time.monotonic() > end:
+            now = time.monotonic()
+            if now > began + timeout_s:
                 raise WorkError(_gone(f"no answer for {timeout_s:.0f} s"))
+            if now > max(began, self.pulse.heard(rank)) + self.timeout_s:
+                raise WorkError(_gone(f"no sign of life for {self.timeout_s:.0f} s"))
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.1)
         return json.loads(self.store.get(key))
@@ -310,7 +317,7 @@ class _Many(Processes):
     def fail(self, error: BaseException) -> NoReturn:
         """Raise the error if it is the first of all processes'; else end as that one did."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):  # torchrun is about to send them
+            for number in (signal.SIGINT, *preempting()):  # torchrun is about to send them
                 signal.signal(number, signal.SIG_IGN)
         if not isinstance(error, DeepenError) and _of_torch_distributed(error):
             late = "timed out" in str(error).lower()
@@ -328,6 +335,41 @@ class _Many(Processes):
         except RuntimeError:  # the store has gone with its process: nobody else is left to say it
             pass
         raise error
+
+
+class _Pulse(threading.Thread):
+    """Says all the time that this process lives, and hears it of the others.
+
+    One that was stopped (SIGSTOP) or whose machine froze says nothing, whatever it was doing; one
+    that only works alone for long does.
+    """
+
+    def __init__(self, store: PrefixStore, rank: int, timeout_s: float) -> None:
+        super().__init__(daemon=True)
+        self.store, self.rank, self.every_s = store, rank, min(10.0, timeout_s / 10)
+        self.ended = threading.Event()
+        self.beats: dict[int, tuple[bytes, float]] = {}  # of the others: the last, and when
+        self.start()
+
+    def run(self) -> None:
+        """See the class."""
+        with suppress(RuntimeError):  # the store has gone
+            while not self.ended.wait(self.every_s):
+                self.store.add(f"pulse {self.rank}", 1)
+
+    def heard(self, rank: int) -> float:
+        """When (`time.monotonic`) another process gave its last sign of life; 0.0: none yet."""
+        key = f"pulse {rank}"
+        beat = self.store.get(key) if self.store.check([key]) else b""
+        before, when = self.beats.get(rank, (b"", 0.0))
+        if beat != before:
+            self.beats[rank] = beat, (when := time.monotonic())
+        return when
+
+    def end(self) -> None:
+        """No more signs, before the store goes."""
+        self.ended.set()
+        self.join(2 * self.every_s)
 
 
 class SaidElsewhere(DeepenError):

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deepen.data.loader import Batch
 from deepen.errors import InputError
+from deepen.training.board import Board, open_board
 from deepen.training.build import Job
 from deepen.training.captured import step_of
 from deepen.training.checkpoint import load_checkpoint, save_checkpoint, tidy
@@ -20,7 +21,7 @@ from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
 from deepen.training.record import Record
 from deepen.training.resume import differences, no_longer_exact
-from deepen.training.run import Board, Run
+from deepen.training.run import Run
 from deepen.training.speed import keep_memory
 from deepen.training.state import State, machine, pack, unpack
 from deepen.training.stop import StopRequest
@@ -166,7 +167,9 @@ class Loop:
 
     def _board(self) -> AbstractContextManager[Board | None]:
         """TensorBoard's, in the one process that writes."""
-        return self.run.tensorboard(self.state.step) if self.processes.rank == 0 else nullcontext()
+        if self.processes.rank != 0:
+            return nullcontext()
+        return open_board(self.run.path / "tensorboard", self.state.step, self.reporter.message)
 
     def _until_stop(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches up to the moment a stop is asked for (one at least)."""

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from deepen.data.names import printable
+
 Row = dict[str, float | int | None]
 
 
@@ -91,7 +93,7 @@ class Bars:
         if not self.console.is_terminal:
             return
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", style="cyan"),
@@ -134,7 +136,7 @@ class Bars:
     def message(self, text: str) -> None:
         """See `Reporter`."""
         if self.lines:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """See `Reporter`."""

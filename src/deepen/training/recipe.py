@@ -13,12 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from deepen.data.augment import Augmentation
 from deepen.data.mixing import Mixing
 from deepen.errors import InputError, first_problem, unknown
+from deepen.files import parse_yaml, read_yaml
 from deepen.training.blocks import (
     Block,
     Constant,
@@ -43,7 +43,7 @@ class Recipe(Block, frozen=True):
 
     task: str = "classification"  # or package.module:factory (deepen.training.task)
     length: Length
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=2**31)
     seed: int = Field(default=0, ge=0, lt=2**63)
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Constant()
@@ -178,17 +178,14 @@ def load_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
         InputError: no such recipe, or one line for the first key that is unknown or impossible.
     """
     if name in list_recipes():
-        text = recipe_text(name)
-    elif Path(name).is_file():
-        text = Path(name).read_text("utf-8")
-    elif name.endswith((".yaml", ".yml")):
-        raise InputError(f"recipe {name}: no such file")
+        fields = parse_yaml(recipe_text(name))
+    elif Path(name).is_file() or name.endswith((".yaml", ".yml")):
+        try:
+            fields = read_yaml(Path(name))
+        except InputError as error:
+            raise InputError(f"recipe {error}") from error
     else:
         raise unknown("recipe", name, list_recipes())
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {name}: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
         raise InputError(f"recipe {name}: is no mapping of keys to values")
     return build_recipe(name, fields, changes)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deepen.training.distributed import Processes
     from deepen.training.progress import Reporter
 
+MAX_WORKERS = 1024  # processes; a slip of the finger must not bring a machine down
+
 P = ParamSpec("P")
 Words = TypeVar("Words")
 Result = TypeVar("Result")
@@ -131,6 +133,8 @@ class Where:
 
     def __post_init__(self) -> None:
         _fill(self)
+        if self.workers is not None and not 0 <= self.workers <= MAX_WORKERS:
+            raise InputError(f"--workers {self.workers}: 0 to {MAX_WORKERS}")
 
     @cached_property
     def place(self) -> torch.device:

@@ -5,27 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
-from tensorboard.compat.proto.event_pb2 import (  # its names are made when it is imported
-    Event,  # pyright: ignore[reportAttributeAccessIssue]
-    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboard.compat.proto.summary_pb2 import (
-    Summary,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from deepen.errors import InputError, WorkError
-from deepen.files import write_whole
+from deepen.files import read_json, write_whole
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe, load_recipe
 
@@ -115,10 +102,7 @@ class Run:
         Raises:
             InputError: it is damaged.
         """
-        try:
-            return load_recipe(str(self.path / "recipe.yaml"))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.path / 'recipe.yaml'}: is damaged ({error})") from error
+        return load_recipe(str(self.path / "recipe.yaml"))
 
     def read_about(self) -> dict[str, Any]:
         """data.json: which data and model the run was started with.
@@ -127,24 +111,19 @@ class Run:
             InputError: it is missing or damaged.
         """
         path = self.path / "data.json"
-        try:
-            about = self.read_json(path.name)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
-        except ValueError as error:
-            raise InputError(f"{path}: is damaged ({error})") from error
-        needed = {"name", "model", "data_dir", "excluded", "root", "classes", "fingerprint"}
-        if not isinstance(about, dict) or not needed <= about.keys():
+        about = read_json(path)
+        needed = {"name": str, "model": str, "classes": list, "excluded": list, "fingerprint": str}
+        needed |= {"data_dir": str | None, "root": str | None}
+        if not isinstance(about, dict) or not needed.keys() <= about.keys():
             raise InputError(f"{path}: is damaged (it lacks fields)")
+        for key, kind in needed.items():
+            if not isinstance(about[key], kind):
+                raise InputError(f"{path}: is damaged ({key} is of another kind)")
         return about
 
     def write_json(self, name: str, document: Any) -> None:
         """A document of the run, environment.json say."""
         write_whole(self.path / name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-    def read_json(self, name: str) -> Any:
-        """A document that `write_json` wrote."""
-        return json.loads((self.path / name).read_text("utf-8"))
 
     def write_metrics(self, history: list[Row]) -> None:
         """metrics.csv: a line an epoch, one at least; None is an empty cell."""
@@ -160,55 +139,8 @@ class Run:
             lines = [f"{path}\t{reason}\n" for path, reason in sorted(bad.items())]
             write_whole(self.path / "quarantine.txt", "".join(lines))
 
-    @contextmanager
-    def tensorboard(self, step: int) -> Iterator[Board]:
-        """A writer of TensorBoard events; those from `step` on, of a run now resumed, are void.
-
-        Raises:
-            WorkError: they cannot be written.
-        """
-        folder = self.path / "tensorboard"
-        now = time.time()  # a run may be stopped and gone on with within a second
-        path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
-        try:
-            folder.mkdir(exist_ok=True)
-            with open(path, "ab") as file:
-                yield Board(file, step)
-        except OSError as error:
-            raise WorkError(f"{path}: {error.strerror or error}") from error
-
 
 def _unbegun(folder: Path) -> bool:
     """Empty, or left by a run that was killed before its recipe, which is written last, was."""
-    return {path.name for path in folder.iterdir()} <= {
-        "data.json",
-        ".data.json.writing",
-        ".recipe.yaml.writing",
-    }
-
-
-class Board:
-    """Rows of metrics as TensorBoard scalars, each on the disk before the next is made.
-
-    torch's SummaryWriter has a thread write them, which on a full disk dies with a traceback.
-    """
-
-    def __init__(self, file: BinaryIO, step: int) -> None:
-        self._file = file
-        self._write(file_version="brain.Event:2")
-        if step:
-            self._write(step=step, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, row: Row) -> None:
-        """Every column of a row, at its step."""
-        values = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if name not in ("epoch", "step") and value is not None
-        ]
-        self._write(step=row["step"], summary=Summary(value=values))
-
-    def _write(self, **fields: Any) -> None:
-        event = Event(wall_time=time.time(), **fields)
-        RecordWriter(self._file).write(event.SerializeToString())
-        self._file.flush()
+    names = (path.name for path in folder.iterdir())
+    return all(name == "data.json" or name.endswith(".writing") for name in names)

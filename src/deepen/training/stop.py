@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM asked for, not suffered: the loop looks, saves and leaves."""
+"""Ctrl-C, SIGTERM and SIGHUP asked for, not suffered: the loop looks, saves and leaves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,26 @@ from typing import Any
 from deepen.errors import DeepenError, Interrupted, Preempted
 
 
+def preempting() -> list[signal.Signals]:
+    """What a scheduler sends, and a terminal that closes; not what `nohup` has had ignored."""
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def put_off() -> None:
+    """Let signals wait until `heed`, so that none meets a program that cannot answer yet."""
+    if hasattr(signal, "pthread_sigmask"):  # POSIX
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, *preempting()])
+
+
+def heed() -> None:
+    """Have what `put_off` held back delivered."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, *preempting()])
+
+
 class StopRequest:
-    """While entered, SIGINT and SIGTERM set a flag; a second Ctrl-C no longer waits.
+    """While entered, SIGINT, SIGTERM and SIGHUP set a flag; a second Ctrl-C no longer waits.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
@@ -34,7 +52,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *preempting()):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -56,31 +74,36 @@ class StopRequest:
 
     def error(self, advice: str) -> DeepenError:
         """What to raise once all is saved."""
-        if self.signal == signal.SIGTERM:
-            return Preempted(f"stopped by SIGTERM; {advice}")
-        return Interrupted(f"stopped by Ctrl-C; {advice}")
+        assert self.signal is not None
+        if self.signal == signal.SIGINT:
+            return Interrupted(f"stopped by Ctrl-C; {advice}")
+        return Preempted(f"stopped by {signal.Signals(self.signal).name}; {advice}")
 
 
 @contextmanager
-def leaving_at_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block at once: start-up and scoring, which a resume simply does again.
+def leaving_when_preempted(
+    advice: str = "the same command with --resume auto goes on",
+) -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block at once: what a resume simply does again.
 
-    Within it `StopRequest` holds while it is entered. Outside the main thread it does nothing.
+    That is start-up and scoring; within it `StopRequest` holds while it is entered. Outside the
+    main thread it does nothing.
 
     Raises:
-        Preempted: SIGTERM came.
+        Preempted: one of them came.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _leave)
+    before = {number: signal.signal(number, _leave) for number in preempting()}
     try:
         yield
-    except _Leave:
-        raise Preempted("stopped by SIGTERM; the same command with --resume auto goes on") from None
+    except _Leave as left:
+        raise Preempted(f"stopped by {left}; {advice}") from None
     finally:
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sends it to those that are ending
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class _Leave(BaseException):
@@ -88,5 +111,6 @@ class _Leave(BaseException):
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers repeat it
-    raise _Leave
+    for each in preempting():
+        signal.signal(each, signal.SIG_IGN)  # schedulers repeat it
+    raise _Leave(signal.Signals(number).name)
