@@ -27,6 +27,7 @@ from deepen.cli import (
     weights,
 )
 from deepen.cli.console import complain
+from deepen.cli.options import at_home
 from deepen.errors import DeepenError
 from deepen.version import __version__
 
@@ -73,7 +74,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # wherever it is written
     try:
-        status = app(args=arguments, prog_name="deepen", standalone_mode=False)
+        status = app(args=at_home(arguments), prog_name="deepen", standalone_mode=False)
     except DeepenError as error:
         if debug:
             raise
