@@ -21,8 +21,9 @@ import torch
 from pydantic import ValidationError
 
 from deepen.data.sources import PictureSet
-from deepen.errors import Diverged, InputError, Interrupted, Preempted
+from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.files import write_whole
+from deepen.locks import hold
 from deepen.studies.arms import model_of
 from deepen.studies.bench import Bench, take
 from deepen.studies.catalog import find_study
@@ -115,13 +116,33 @@ def conduct(
         jobs: processes, each with the order's threads.
 
     Raises:
-        InputError: no such study or data, or the folder holds another one.
+        InputError: no such study or data, or the folder holds another one, or is in use.
         Preempted: the budget is used up; finished trials are kept.
         Interrupted: asked to stop; all is kept.
         WorkError: something could not be written; what is done is kept.
     """
     source = take(order.plan.pictures, _path(order.data_dir), download)
-    _check_folder(order, source)
+    try:
+        (order.folder / "trials").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkError(f"--output {order.folder}: {error.strerror}") from error
+    with hold(order.folder, f"--output {order.folder}"):
+        _check_folder(order, source)
+        _do_all(order, reporter, budget_s, jobs)
+        trials = [trial for each in order.trials() if (trial := _read(order, *each)) is not None]
+        results = Results(
+            study=order.definition.name,
+            setting=order.setting,
+            about=_about(order, source),
+            trials=trials,
+        )
+        results.conclusions = order.definition.conclude(results)
+        write_whole(order.folder / "results.json", results.model_dump_json(indent=1) + "\n")
+    return results
+
+
+def _do_all(order: Order, reporter: Reporter, budget_s: float | None, jobs: int) -> None:
+    """Do what is not yet done; arguments and errors are those of `conduct`."""
     left = [each for each in order.trials() if _read(order, *each) is None]
     total, began = len(order.trials()), time.monotonic()
     longest = 0.0
@@ -135,16 +156,6 @@ def conduct(
                 f"the budget is used up: {done} of {total} trials are done and kept; "
                 "go on with the same command"
             )
-    trials = [trial for each in order.trials() if (trial := _read(order, *each)) is not None]
-    results = Results(
-        study=order.definition.name,
-        setting=order.setting,
-        about=_about(order, source),
-        trials=trials,
-    )
-    results.conclusions = order.definition.conclude(results)
-    write_whole(order.folder / "results.json", results.model_dump_json(indent=1) + "\n")
-    return results
 
 
 def _done(
@@ -220,7 +231,6 @@ def _check_folder(order: Order, source: PictureSet) -> None:
     path = order.folder / "study.json"
     wanted = json.loads(json.dumps(_settled(order, source)))
     if not path.is_file():
-        (order.folder / "trials").mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(wanted, indent=1) + "\n")
         return
     try:
