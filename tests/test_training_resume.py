@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -299,3 +301,12 @@ def test_a_length_that_changes_what_was_done_is_refused_with_a_way_on(tmp_path):
     run = api.train("digits", **DIGITS, changes=steps, output=tmp_path / "steps").run
     with pytest.raises(InputError, match="7 steps, not 20 steps: its last epoch ended before all"):
         api.train(resume=run, changes={"length.steps": 20})
+
+
+def test_a_clock_that_is_set_back_lengthens_nothing(tmp_path, monkeypatch):
+    hours = itertools.count(2e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: next(hours))
+    run = api.train(
+        "digits", **DIGITS, changes={**LONG, "length.epochs": 1}, output=tmp_path / "r"
+    ).run
+    assert 0 < json.loads((run / "environment.json").read_text())["seconds"] < 3600

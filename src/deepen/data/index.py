@@ -24,7 +24,7 @@ from deepen.files import write_whole
 from deepen.locks import hold
 
 MIN_FILES = 10_000
-"""Fewer pictures are looked up each time: that takes no second, and misses no change."""
+"""Fewer pictures are looked up each time: that takes no second, and no new size is missed."""
 
 _FORMAT = 1
 _SETTLED_NS = 2 * 10**9  # a file system's clock may tick this slowly

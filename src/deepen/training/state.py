@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -46,8 +46,6 @@ class State:
         bad: pictures that could not be decoded, with the reason.
         num_bad_training: how many of them were to be trained on.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # where a checkpoint is checked
 
     epoch: int = 0
     batch: int = 0
@@ -168,7 +166,10 @@ def check_plain(tensors: dict[str, Tensor], plain: Plain) -> None:
             raise ValueError(f"state.json: {name} is {there}")
     _same_names("state.json", "", plain, plain.keys() & {*needed, "tensors"})
     try:
-        found = _STATES.validate_python(_of_today(plain["progress"]), strict=True)
+        progress = _of_today(plain["progress"])
+        fields = [each.name for each in dataclasses.fields(State)]
+        _same_names("state.json", "progress.", progress, fields)
+        found = _STATES.validate_json(json.dumps(progress), strict=True)
         recipe = plain["run"].get("recipe", {})
         if "length" in recipe:
             Length.model_validate(recipe["length"])
