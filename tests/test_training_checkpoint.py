@@ -229,7 +229,7 @@ def _with(value: object, *path: str | int):
 CHANGES = {
     "generation": _without("generation"),
     "state": _without("state"),
-    "mapping": lambda document, _: [document],
+    "state.json is damaged": lambda document, _: [document],
     **{field: _without("state", field) for field in ("progress", "optimizer", "scheduler", "run")},
     "machine": _without("state", "machine"),
     "step": _without("state", "progress", "step"),

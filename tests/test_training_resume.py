@@ -310,3 +310,20 @@ def test_a_clock_that_is_set_back_lengthens_nothing(tmp_path, monkeypatch):
         "digits", **DIGITS, changes={**LONG, "length.epochs": 1}, output=tmp_path / "r"
     ).run
     assert 0 < json.loads((run / "environment.json").read_text())["seconds"] < 3600
+
+
+def test_a_search_goes_on_after_its_data_moved_and_refuses_others(at_home, monkeypatch):
+    pytest.importorskip("optuna", reason="optuna is not installed: deepen[search]")
+    one = RECIPE | {"length.epochs": 1}
+    words = {**WORDS, "changes": one, "pruner": "none"}
+    whole = api.search("photos", **words, trials=2, output="whole").found
+    api.search("photos", **words, trials=1, output="parts")
+    os.rename("photos", at_home / "away" / "pictures")
+    monkeypatch.chdir(at_home / "away")
+    again = {"resume": "../home/parts", "trials": 2, "pruner": "none", "workers": 0}
+    found = api.search("pictures", **again)
+    assert [t.values for t in found.found.trials] == [t.values for t in whole.trials]
+    assert found.trained is not None
+    draw(Path("pictures/train/cat/05.bmp"), 999)
+    with pytest.raises(InputError, match=r"1 picture has other bytes \(train/cat/05.bmp\)"):
+        api.search(**again | {"trials": 3})

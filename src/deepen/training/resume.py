@@ -191,7 +191,7 @@ def note_changes(run: Run, plan: Plan, here: Here) -> WorkError | None:
     return WorkError(f"{run.path}: {lines[0]}; its scores are of both") if str(found) else None
 
 
-def place_of(weights: str | Path, card: Card) -> str | None:
+def place_of(weights: str | Path, card: Card) -> str:
     """Where the pictures lie that weights were trained on, as the run beside them knows it.
 
     Without such a run it is the card's word, as it was given in the working directory of then.

@@ -86,7 +86,7 @@ class Run:
             WorkError: the folder cannot be made.
         """
         if output is not None:
-            output = Path(output)
+            output = Path(output).expanduser()
             if output.exists() and not (output.is_dir() and _unbegun(output)):
                 if (output / LOCK).exists():
                     with hold(output, f"--output {output}"):  # says who is at it, if anyone is

@@ -123,7 +123,7 @@ def pack(step: Step, scheduler: LRScheduler, state: State) -> tuple[dict[str, Te
             if value is not None:
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     plain = {
-        "tensors": [*tensors],
+        "tensors": sorted(tensors),
         "progress": dataclasses.asdict(state),
         "optimizer": packed["param_groups"],
         "scheduler": scheduler.state_dict(),
@@ -170,17 +170,17 @@ def check_plain(tensors: dict[str, Tensor], plain: Plain) -> None:
         fields = [each.name for each in dataclasses.fields(State)]
         _same_names("state.json", "progress.", progress, fields)
         found = _STATES.validate_json(json.dumps(progress), strict=True)
-        recipe = plain["run"].get("recipe", {})
-        if "length" in recipe:
-            Length.model_validate(recipe["length"])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, ("progress", *first["loc"])))
         raise ValueError(f"state.json: {field}: {first['msg']}") from error
     except KeyError as error:
         raise ValueError(f"state.json: progress.{error.args[0]} is missing") from error
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"state.json: progress or run.recipe is no mapping ({error})") from error
+    recipe = _dict(plain["run"].get("recipe", {}))
+    try:
+        Length.model_validate(recipe.get("length", {"steps": 1}))
+    except ValidationError as error:
+        raise ValueError(f"state.json: run.recipe.length is {recipe['length']!r:.40}") from error
     counts = (found.epoch, found.batch, found.step, found.images, found.best_epoch)
     if min(counts) < 0 or len(found.history) != found.epoch or found.best_epoch > found.epoch:
         raise ValueError(
