@@ -172,9 +172,10 @@ def test_a_search_and_a_study_have_one_process(tmp_path):
     api.search("digits", **words, trials=1, output=folder)
     with holder(folder) as (process, _), pytest.raises(InputError, match=in_use(process.pid)):
         api.search(resume=folder, trials=2, pruner="none")
-    with holder(folder):  # of a shared storage it is one of several
-        url = f"sqlite:///{tmp_path / 's.db'}"
-        api.search(resume=folder, trials=1, pruner="none", storage=url)
+    shared = {**words, "storage": f"sqlite:///{tmp_path / 's.db'}", "trials": 1}
+    (tmp_path / "shared").mkdir()
+    with holder(tmp_path / "shared"):  # of a shared storage it is one of several
+        assert api.search("digits", **shared, output=tmp_path / "shared").trained
     study = tmp_path / "s.yaml"
     study.write_text(
         "{title: t, data: {name: digits, train: 50, test: 50}, recipe: quick, "
