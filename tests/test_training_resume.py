@@ -17,6 +17,7 @@ from PIL import Image
 
 from deepen import api
 from deepen.errors import InputError, WorkError
+from deepen.studies.conduct import Order, conduct
 from deepen.training import pictures
 from deepen.training.progress import Silent
 from deepen.verification import digests
@@ -278,8 +279,10 @@ def test_a_run_made_longer_is_the_longer_run(tmp_path, schedule, finished):
         ):
             api.train(**ask)
         return
+    told = Lines(die)
     with pytest.raises(Killed):
-        api.train(**ask, reporter=Lines(die))
+        api.train(**ask, reporter=told)
+    assert "the run is now of 4 epochs, not 2 epochs" in told.lines
     assert not (tmp_path / "run" / "scores.json").exists()  # those of the shorter run
     resumed = api.train(resume=tmp_path / "run").run  # its recipe says now how long it is
     assert digests(resumed) == digests(whole)
@@ -294,6 +297,12 @@ def test_a_length_that_changes_what_was_done_is_refused_with_a_way_on(tmp_path):
     said = rf"2 epochs, not 4 epochs: so far its schedule, cosine.*--weights {run}/last"
     with pytest.raises(InputError, match=said):
         api.train(resume=run, changes={"length.epochs": 4})
+    with pytest.raises(InputError, match=r"its length\.epochs is 2, not 30"):
+        api.train(
+            resume=run,
+            recipe="quick",
+            changes={k: v for k, v in cosine.items() if "length" not in k},
+        )
     with pytest.raises(InputError, match=r"its optimizer\.lr is"):
         api.train(resume=run, changes={"length.epochs": 4, "optimizer.lr": 0.5})
     assert (run / "recipe.yaml").read_bytes() == papers
@@ -327,3 +336,17 @@ def test_a_search_goes_on_after_its_data_moved_and_refuses_others(at_home, monke
     draw(Path("pictures/train/cat/05.bmp"), 999)
     with pytest.raises(InputError, match=r"1 picture has other bytes \(train/cat/05.bmp\)"):
         api.search(**again | {"trials": 3})
+
+
+def test_a_study_goes_on_after_its_data_moved(at_home, monkeypatch):
+    Path("s.yaml").write_text(
+        "{title: t, data: {name: photos}, recipe: quick, nets: {p: perceptron},"
+        " set: {length.epochs: 1, input.size_px: 8}}"
+    )
+    first = conduct(Order("s.yaml", "small", 1, None, None, "cpu", Path("study"), 1), Silent())
+    os.rename("photos", "pictures")
+    again = Order("s.yaml", "small", 2, "pictures", None, "cpu", Path("study"), 1)
+    assert conduct(again, Silent()).trials[:1] == first.trials
+    draw(Path("pictures/train/cat/new.bmp"), 1)
+    with pytest.raises(InputError, match="holds a study with another train; name a new folder"):
+        conduct(again, Silent())

@@ -245,7 +245,9 @@ def _check_folder(order: Order, source: PictureSet) -> None:
             "this very study, delete it, else name a new folder"
         ) from error
     for key, value in wanted.items():
-        if have.get(key) != value and (key in have or key not in _SINCE):
+        if key == "data" or (key in _SINCE and key not in have):
+            continue  # the fingerprint says whether the data are the same
+        if have.get(key) != value:
             raise InputError(
                 f"--output {order.folder}: holds a study with another {key}; name a new folder"
             )

@@ -155,7 +155,9 @@ class Loop:
         first = self.processes.rank == 0
         found = load_checkpoint(self.run.checkpoints, self._check) if first else None
         if first:
-            confirm(self.run, found, self.job.identity, self.job.train.num_batches)
+            batches = self.job.train.num_batches
+            for line in confirm(self.run, found, self.job.identity, batches):
+                self.reporter.message(line)
         found = self.processes.share_checkpoint(found)
         if found is None:
             return

@@ -66,7 +66,8 @@ def plan_of(run: Run, request: Request, here: Here) -> Plan:
         base = settled.model_dump() if name is None else load_recipe(name).model_dump()
         wanted = build_recipe(name or "of the run", base, dict(request.changes))
         asked["recipe"] = _fields(wanted)
-        if "length" in asked["recipe"]:  # whether it may be another, the checkpoint decides
+        if any(key.partition(".")[0] == "length" for key in request.changes):
+            # Said on purpose; whether it may be another, the checkpoint decides.
             settled = settled.model_copy(update={"length": wanted.length})
     begun = {**identity(about, settled), "excluded": sorted(about["excluded"])}
     for difference in differences(begun, asked):
@@ -208,7 +209,9 @@ def place_of(weights: str | Path, card: Card) -> str:
     return card.data
 
 
-def confirm(run: Run, found: Checkpoint | None, job_identity: dict[str, Any], batches: int) -> None:
+def confirm(
+    run: Run, found: Checkpoint | None, job_identity: dict[str, Any], batches: int
+) -> list[str]:
     """See that a checkpoint is this run's; a run may be another length if that changes nothing.
 
     A run that is made longer is, bit for bit, the longer run that was stopped there: what it has
@@ -219,6 +222,9 @@ def confirm(run: Run, found: Checkpoint | None, job_identity: dict[str, Any], ba
         found: its checkpoint, if it has one.
         job_identity: of what is to be trained (`identity`).
         batches: of an epoch.
+
+    Returns:
+        What there is to say.
 
     Raises:
         InputError: the checkpoint is another run's, or its schedule depends on the length.
@@ -236,6 +242,9 @@ def confirm(run: Run, found: Checkpoint | None, job_identity: dict[str, Any], ba
         if recipe.length != length:
             run.scores.unlink(missing_ok=True)  # of the shorter run
             run.write_recipe(recipe.model_copy(update={"length": length}))
+            had, has = (_length({"length": each.model_dump()}) for each in (recipe.length, length))
+            return [f"the run is now of {has}, not {had}"]
+    return []
 
 
 def besides_length(begun: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
