@@ -20,7 +20,6 @@ from deepen import api
 from deepen.data.index import FolderIndex
 from deepen.errors import InputError
 from deepen.locks import NAME, hold
-from deepen.report.page import write_report
 from deepen.studies.conduct import Order, conduct
 from deepen.training.progress import Silent
 from deepen.verification import digests
@@ -115,13 +114,16 @@ class Within(Silent):
         call()
 
 
-def second(*words: object, status: int = 2) -> str:
-    """What `deepen WORDS` says on stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "deepen", *map(str, words)], capture_output=True, text=True
-    )
-    assert done.returncode == status, done.stderr
-    return done.stderr
+ONE_BY_ONE = """
+import json, sys
+from deepen.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["deepen", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        print(f"status {ended.code}", file=sys.stderr)
+"""
 
 
 def test_a_run_has_one_writer_and_any_number_of_readers(tmp_path):
@@ -129,15 +131,18 @@ def test_a_run_has_one_writer_and_any_number_of_readers(tmp_path):
     run, said = tmp_path / "run", []
 
     def meanwhile() -> None:
-        words = ("train", "digits", "--model", "perceptron", "--recipe", "quick", "--output", run)
-        said.append(second(*words).splitlines()[-1])
-        said.append(second("train", "--resume", run).splitlines()[-1])
-        write_report(run)
-        second("evaluate", run / "best.safetensors", status=0)
+        new = ["train", "digits", "--model", "perceptron", "--recipe", "quick", "--output"]
+        lines = [[*new, run], ["train", "--resume", run], ["report", run]]
+        lines.append(["evaluate", run / "best.safetensors"])
+        commands = json.dumps([list(map(str, line)) for line in lines])
+        process = [sys.executable, "-c", ONE_BY_ONE, commands]
+        said.append(subprocess.run(process, capture_output=True, text=True).stderr)
 
     api.train("digits", **WORDS, output=run, reporter=Within(meanwhile))
-    for line, flag in zip(said, ("--output", "--resume"), strict=True):
-        assert re.fullmatch(f"deepen: {flag} {run}: {in_use(os.getpid())} it ends", line)
+    in_use_now = f"{in_use(os.getpid())} it ends\nstatus 2\n"
+    assert re.search(f"deepen: --output {run}: {in_use_now}", said[0])
+    assert re.search(f"deepen: --resume {run}: {in_use_now}", said[0])
+    assert re.search("status 0\n.*status 0\n", said[0], re.DOTALL)
     assert digests(run) == digests(whole)
     assert NAME not in {path.name for path in run.iterdir()}
 

@@ -378,7 +378,7 @@ def _found(study: Study, order: Order) -> Found:
             loss=trial.user_attrs.get("loss"),
             epochs=int(trial.user_attrs.get("epochs", 0)),
             values=dict(trial.params),
-            run=trial.user_attrs.get("run", ""),
+            run=_run(trial, order.folder),
         )
         for trial in study.get_trials(deepcopy=False)
         if trial.state != _state("WAITING")
@@ -387,6 +387,12 @@ def _found(study: Study, order: Order) -> Found:
     best = max(whole, key=lambda t: (t.top1, -(t.loss or 0.0), -t.number), default=None)
     running = sum(t.state == "running" for t in tried)
     return Found(tried, best, _importances(study, whole), running)
+
+
+def _run(trial: FrozenTrial, folder: Path) -> str:
+    """Its folder as it is reached now: the search, or the working directory, may be another."""
+    run = trial.user_attrs.get("run", "")
+    return run and (folder / "trials" / Path(run).name).as_posix()
 
 
 def _importances(study: Study, whole: list[Tried]) -> dict[str, float]:
