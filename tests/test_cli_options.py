@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+import sys
 
 import pytest
 import typer
@@ -11,7 +12,8 @@ from typer.testing import CliRunner
 
 import deepen
 from deepen import api
-from deepen.cli import app
+from deepen.cli import app, main
+from deepen.cli.options import at_home
 from deepen.errors import InputError
 from deepen.training.request import Here, Request, Training
 
@@ -120,3 +122,33 @@ def test_none_stands_for_the_default():
     here = Here(reporter=None)
     assert here.reporter is not None
     assert Request(changes=None, exclude=None) == Request()
+
+
+def test_a_tilde_is_the_home_wherever_it_stands(monkeypatch, tmp_path):
+    """bash leaves it behind `--option=`; who then has a folder called ~ is soon without a home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = str(tmp_path)
+    words = ["train", "~/photos", "--output=~/run", "--weights=~", "--exclude=~/bad.txt", "-j", "2"]
+    words += ["--set=a=~", "a~b", "--data-dir", "~/data", "./~", "--set", "loss.threshold=~"]
+    assert at_home(words) == [
+        *("train", f"{home}/photos", f"--output={home}/run", f"--weights={home}"),
+        *(f"--exclude={home}/bad.txt", "-j", "2", "--set=a=~", "a~b", "--data-dir"),
+        *(f"{home}/data", "./~", "--set", "loss.threshold=~"),
+    ]
+    with pytest.raises(InputError, match=r"--output=~nobody-here/x: there is no such home; write"):
+        at_home(["--output=~nobody-here/x"])
+
+
+def test_the_whole_command_line_is_read_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    said = []
+    monkeypatch.setattr(api, "train", lambda **words: said.append(words) or sys.exit(9))
+    line = "deepen train digits --output=~/run --init-from=~/w.safetensors --resume=~/old"
+    monkeypatch.setattr("sys.argv", line.split())
+    with pytest.raises(SystemExit):
+        main()
+    [words] = said
+    assert words["output"] == tmp_path / "run"
+    assert words["init_from"] == f"{tmp_path}/w.safetensors"
+    assert words["resume"] == f"{tmp_path}/old"

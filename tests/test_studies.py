@@ -145,6 +145,60 @@ def test_budget_stops_between_trials_and_the_same_command_goes_on(own, tmp_path)
     assert len(conduct(order(own, tmp_path / "run"), Silent()).trials) == 4
 
 
+def test_every_arm_has_a_file_of_its_own(own, tmp_path):
+    """Also where only signs differ that no file name has, or the size of letters."""
+    names = ["l 1", "l_1", "L 1", "один", "два", "網", "a" * 300, "plain-2"]
+    nets = ", ".join(f'"{name}": perceptron' for name in names)
+    own.write_text(
+        f"{{title: t, data: {{name: digits}}, recipe: quick, nets: {{{nets}}}}}", "utf-8"
+    )
+    files = [order(own, tmp_path, seeds=12).file(*trial) for trial in order(own, tmp_path).trials()]
+    assert len({path.name.lower() for path in files}) == len(files) == 2 * len(names)
+    assert all(path.name.isascii() and len(path.name) < 130 for path in files)
+    assert files[names.index("plain-2")].name == "plain-2-0.json"  # as it has always been
+
+
+def test_an_arm_never_takes_anothers_trial(own, tmp_path):
+    """`l 1` and `l_1` once had the same file: the second was done in no time, with the first's."""
+    own.write_text(
+        OWN.partition("nets:")[0].replace("epochs: 3", "epochs: 1")
+        + 'nets: {"l 1": perceptron, l_1: mlp}'
+    )
+    wanted = order(own, tmp_path / "run", seeds=1)
+    found = conduct(wanted, Silent())
+    assert [trial.arm for trial in found.trials] == ["l 1", "l_1"]
+    runs = sorted((tmp_path / "run" / "trials").glob("*/run/data.json"))
+    assert {json.loads(run.read_text())["model"] for run in runs} == {"perceptron", "mlp"}
+    one, other = (wanted.file(arm, 0) for arm in ("l 1", "l_1"))
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(InputError, match=rf"{other}: is of 'l 1' with seed 0, not of 'l_1'"):
+        conduct(wanted, Silent())
+    other.write_bytes(b"\xff{")
+    with pytest.raises(InputError, match=rf"{other}: damaged"):
+        conduct(wanted, Silent())
+
+
+def test_a_name_that_means_another_network_is_another_study(own, tmp_path):
+    conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    own.write_text(OWN.replace("perceptron: perceptron", "perceptron: mlp"))
+    with pytest.raises(InputError, match="another networks; name a new folder"):
+        conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    path = tmp_path / "run" / "study.json"  # of an older version, which did not say
+    about = json.loads(path.read_text())
+    del about["networks"]
+    path.write_text(json.dumps(about))
+    assert len(conduct(order(own, tmp_path / "run", seeds=1), Silent()).trials) == 2
+
+
+@pytest.mark.parametrize("blob", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_study_file_is_named_in_a_line(own, tmp_path, blob):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.json").write_bytes(blob)
+    with pytest.raises(InputError, match=r"run/study.json: is damaged") as caught:
+        conduct(order(own, tmp_path / "run", seeds=1), Silent())
+    assert "\n" not in str(caught.value)
+
+
 def test_folder_of_another_study_is_refused(own, tmp_path):
     conduct(order(own, tmp_path / "run", seeds=1), Silent())
     own.write_text(OWN.replace("length.epochs: 3", "length.epochs: 2"))
@@ -166,6 +220,12 @@ def test_more_seeds_keep_those_that_are_done(own, tmp_path):
         (OWN.replace("nets:", "netz:"), "netz.*nearest: nets"),
         (OWN.replace("better: perceptron small", "better: perceptron smal"), "perceptron small"),
         (OWN.replace("seeds: 2", "seeds: 0"), "seeds"),
+        (
+            OWN.replace("small: {b", "a b: {b")
+            .replace("nets: {", "nets: {perceptron a: mlp, ")
+            .replace("recipes: {", "recipes: {b: {batch_size: 8}, "),
+            "two arms are called 'perceptron a b'",
+        ),
         ("- 1", "no mapping of keys to values"),
         ("a: [", "batches.yaml"),
     ],

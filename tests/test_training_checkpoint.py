@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepen import api
 from deepen.errors import WorkError
 from deepen.files import write_whole
 from deepen.training.checkpoint import GENERATIONS, load_checkpoint, save_checkpoint, tidy
+from deepen.training.progress import Silent
+from deepen.verification import digests
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -178,3 +184,115 @@ def test_a_save_killed_midway_is_cleared_by_the_next(tmp_path):
     (tmp_path / ".writing" / "tensors.safetensors").write_bytes(b"half")
     save_checkpoint(tmp_path, tensors(1), {"step": 1})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000001"]
+
+
+def resealed(generation: Path, change) -> None:
+    """Change state.json or the tensors, and make the sums right again."""
+    state, tensors = generation / "state.json", generation / "tensors.safetensors"
+    document = json.loads(state.read_text())
+    found = safetensors.torch.load(tensors.read_bytes())
+    document = change(document, found) or document
+    state.write_text(json.dumps(document))
+    tensors.write_bytes(safetensors.torch.save(found))
+    lines = (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in (tensors, state)
+    )
+    (generation / "SHA256SUMS").write_text("".join(lines))
+
+
+def _popped(name: str):
+    def change(_, tensors):
+        del tensors[name]
+
+    return change
+
+
+def _without(*path: str | int):
+    def change(document, _):
+        for key in path[:-1]:
+            document = document[key]
+        del document[path[-1]]
+
+    return change
+
+
+def _with(value: object, *path: str | int):
+    def change(document, _):
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = value
+
+    return change
+
+
+CHANGES = {
+    "generation": _without("generation"),
+    "state": _without("state"),
+    "state.json is damaged": lambda document, _: [document],
+    **{field: _without("state", field) for field in ("progress", "optimizer", "scheduler", "run")},
+    "machine": _without("state", "machine"),
+    "step": _without("state", "progress", "step"),
+    "progress.best_top": _with(1, "state", "progress", "best_top"),
+    "progress.epoch": _with("one", "state", "progress", "epoch"),
+    "progress is": _with([], "state", "progress"),
+    "history": _with([], "state", "progress", "history"),
+    "history: lr": _without("state", "progress", "history", 0, "lr"),
+    "novelty": _with(1, "state", "novelty"),
+    "scheduler: last_epoch is": _with("x", "state", "scheduler", "last_epoch"),
+    "scheduler: last_epoch": _without("state", "scheduler", "last_epoch"),
+    "optimizer: momentum": _without("state", "optimizer", 0, "momentum"),
+    "optimizer: lr": _without("state", "optimizer", 0, "lr"),
+    "optimizer has 0 groups": _with([], "state", "optimizer"),
+    "run": _with("x", "state", "run"),
+    "length": _with({"epochs": "x"}, "state", "run", "recipe", "length"),
+    "model.fc.weight is missing": _popped("model.fc.weight"),
+    "optimizer.0.momentum_buffer": _popped("optimizer.0.momentum_buffer"),
+    "rng.cpu": _popped("rng.cpu"),
+    "model.more": lambda _, tensors: tensors.update({"model.more": torch.zeros(1)}),
+    "optimizer.9.x": lambda d, tensors: _also(d, tensors, "optimizer.9.x", torch.zeros(1)),
+    "model.fc.weight is": lambda _, tensors: tensors.update({"model.fc.weight": torch.zeros(2, 2)}),
+    "rng.cpu is": lambda _, tensors: tensors.update({"rng.cpu": torch.zeros(3)}),
+}
+
+
+def _also(document, tensors, name: str, value: torch.Tensor) -> None:
+    tensors[name] = value
+    document["state"]["tensors"].append(name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    changes = {"length.epochs": 3, "batch_size": 256, "validation": 100}
+    words = {"model": "perceptron", "recipe": "quick", "changes": changes}
+    return api.train("digits", **words, output=tmp_path_factory.mktemp("t") / "run").run
+
+
+@pytest.mark.parametrize("named", CHANGES)
+def test_right_sums_do_not_make_it_whole(trained, tmp_path, named):
+    """A field too few or too many: it is named, and the generation before is gone on with."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    newest = max((run / "checkpoints").iterdir())
+    resealed(newest, CHANGES[named])
+    told = Lines()
+    resumed = api.train(resume=run, reporter=told).run
+    lines = [line for line in told.lines if str(newest) in line]
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert "\n" not in lines[0]
+    assert digests(resumed) == digests(trained)
+    for generation in (run / "checkpoints").glob("0*[0-9]"):
+        resealed(generation, CHANGES[named])
+    with pytest.raises(WorkError, match="no whole checkpoint: ") as caught:
+        api.train(resume=run)
+    assert "\n" not in str(caught.value)
+
+
+class Lines(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deepen import api
 from deepen.errors import InputError, Interrupted
+from deepen.training import search as search_module
+from deepen.training.plan import settle
 from deepen.training.progress import Silent
 from deepen.training.recipe import Span, load_recipe
-from deepen.training.search import space_of
+from deepen.training.request import Here, Request
+from deepen.training.search import Order, space_of
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed: deepen[search]")
 
@@ -82,26 +87,117 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(whole, tmp_path, ba
     with pytest.raises(Interrupted, match="--resume"):
         api.search("digits", **WORDS, trials=3, output=folder, reporter=StopAt(batch))
     assert not list(folder.glob("trials/*/scores.json"))
-    states = [t.state.name for t in study_of(folder).trials]
-    assert states.count("FAIL") == 1
-    assert states[-1] == "WAITING"
+    assert [t.state.name for t in study_of(folder).trials] == ["COMPLETE"] * (batch > 12)
     resumed = api.search(resume=folder, trials=3, pruner="none")
     assert results(resumed.found) == results(whole.found)
+    assert [t.number for t in resumed.found.trials] == [0, 1, 2]
     assert resumed.trained.scores == whole.trained.scores
 
 
-def test_a_killed_search_is_taken_up(whole, tmp_path):
-    """As kill -9 leaves it: a trial that says it is running, and no one is."""
+def test_a_killed_search_of_before_is_taken_up(whole, tmp_path):
+    """Trials once stood in the storage while they ran: one runs, one waits, and no one is there."""
     folder = tmp_path / "s"
     with pytest.raises(Interrupted):
         api.search("digits", **WORDS, trials=3, output=folder, reporter=StopAt(14))
     study = study_of(folder)
-    running = study.ask()  # takes up the waiting one, as a process would
-    for key, span in space_of(load_recipe("quick"))[0].items():
-        running.suggest_float(key, span.low, span.high, log=span.log)
+    running = study.ask()
+    running.suggest_float("optimizer.lr", 0.01, 0.5, log=True)  # half of it was drawn
+    study.enqueue_trial(running.params)
     resumed = api.search(resume=folder, trials=3, pruner="none")
     assert [t.state for t in resumed.found.trials].count("fail") == 2
     assert results(resumed.found) == results(whole.found)
+
+
+class Killed(BaseException):
+    """Nothing catches it: what is on the disk is what kill -9 leaves."""
+
+
+class Points:
+    """Counts the instants at which a search may be killed, and kills it at one of them."""
+
+    def __init__(self) -> None:
+        self.seen, self.at = 0, -1
+
+    def __call__(self) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            raise Killed
+
+    def around(self, function):
+        def counted(*given, **named):
+            self()
+            found = function(*given, **named)
+            self()
+            return found
+
+        return counted
+
+
+def shortened(points: Points):
+    """In place of a training: four epochs whose score follows from the trial's values alone."""
+
+    def train(trial, values, order, here) -> float:
+        rate, decay = np.log10(values["optimizer.lr"]), np.log10(values["optimizer.weight_decay"])
+        top = 1 / (1 + (rate + 1) ** 2 + (decay + 4) ** 2 + values["loss.label_smoothing"])
+        trial.set_user_attr("loss", 1 - top)
+        for epoch in range(1, 5):
+            trial.set_user_attr("epochs", epoch)
+            trial.report(top * (1 - 0.5**epoch), epoch)
+            points()
+            if epoch < 4 and trial.should_prune():
+                raise optuna.TrialPruned
+        return top * (1 - 0.5**4)
+
+    return train
+
+
+@pytest.mark.parametrize("pruner", ["none", "median", "hyperband"])
+def test_a_search_killed_at_every_instant_ends_as_one_that_was_not(tmp_path, monkeypatch, pruner):
+    """Between two values, before and after each epoch's report, before and after it is stored.
+
+    Nine trials: from the sixth on the sampler has learned from the others, and some are pruned.
+    """
+    plan = settle(Request("digits", model="mlp", recipe="quick", changes=TINY), Here())
+    space = space_of(load_recipe("resnet-cifar"))[0]
+    space["loss.label_smoothing"] = Span(low=0.0, high=0.2)
+    points = Points()
+    monkeypatch.setattr(search_module, "_train", shortened(points))
+    for owner, name in (
+        (search_module, "_suggest"),
+        (search_module, "_copy"),
+        (optuna, "create_study"),
+        (optuna.study.Study, "set_user_attr"),
+        (optuna.study.Study, "optimize"),
+        (optuna.study.Study, "add_trial"),
+    ):
+        monkeypatch.setattr(owner, name, points.around(getattr(owner, name)))
+
+    def run(folder: Path):
+        folder.mkdir(exist_ok=True)
+        order = Order(plan, space, pruner, folder, None, "search")
+        found = search_module.search(order, 8, Here())
+        return [t._replace(run="") for t in found.trials], found.best, found.importances
+
+    unstopped = run(tmp_path / "whole")
+    states = {trial.state for trial in unstopped[0]}
+    assert states == ({"complete"} if pruner == "none" else {"complete", "pruned"})
+    killed, kills, after = tmp_path / "killed", 0, 0
+    stored: set[int] = set()
+    while True:
+        after += 1
+        points.seen, points.at = 0, after
+        try:
+            found = run(killed)
+            break
+        except Killed:
+            kills += 1
+        points.at = -1
+        with contextlib.suppress(KeyError):  # not begun yet
+            if (now := len(study_of(killed).trials)) not in stored:
+                stored.add(now)
+                after = 0  # of the next trial each instant again
+    assert kills > 8 * 12
+    assert found == unstopped
 
 
 def test_more_trials_go_on_from_the_same_history(whole, tmp_path):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,13 @@ from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
 from deepen.files import write_whole
+from deepen.locks import hold
 from deepen.report.page import write_report
+from deepen.training import pictures
 from deepen.training import search as searching
 from deepen.training.build import Job, batches, build, num_workers, protocol
 from deepen.training.distributed import ALONE_TIMEOUT_S, join
-from deepen.training.environment import write_environment
+from deepen.training.environment import Began, write_environment
 from deepen.training.loop import fit
 from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.plan import Plan, same_plan, settle, share
@@ -38,7 +40,7 @@ from deepen.training.request import (
     pick_device,
     takes,
 )
-from deepen.training.resume import find, plan_of
+from deepen.training.resume import find, note_changes, note_place, place_of, plan_of
 from deepen.training.run import Run
 from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
@@ -64,8 +66,8 @@ def train(asked: Training) -> Trained:
     Raises:
         DeepenError: whatever can be said in one line; see its subclasses.
     """
-    began = time.time()
-    with join() as processes:
+    began = Began()
+    with join() as processes, ExitStack() as held:
         here = asked.among(processes)
         first = processes.rank == 0
         plan, run = find(asked, here) if first else (None, None)
@@ -75,8 +77,12 @@ def train(asked: Training) -> Trained:
         plan = plan or same_plan(shared, asked, here)
         job = build(plan, here)
         processes.gather("ready")  # who fails so far fails before anything is written
-        if run is None and first:
-            run = begin(plan, job, asked.output)
+        if first:
+            if run is None:
+                run = begin(plan, job, asked.output, held)
+            else:
+                held.enter_context(run.hold())
+                note_place(run, plan)
         run = Run(Path(processes.share(str(run and run.path))))
         if first:
             write_environment(run, here, began)
@@ -85,20 +91,26 @@ def train(asked: Training) -> Trained:
         rates = [rate for row in state.history if (rate := row["images_per_s"])]
         if rates:
             here.reporter.message(f"measured {statistics.median(rates):,.0f} images/s in training")
+        changed = note_changes(run, plan, here) if first else None
         trained = test(plan, job, run, state)
         if first:
-            write_environment(run, here, began, time.time() - began)
+            write_environment(run, here, began, ended=True)
             write_report(run.path)
+        if changed is not None:
+            raise changed
         return trained
 
 
-def begin(plan: Plan, job: Job, output: str | Path | None) -> Run:
-    """The folder of a new run; says what was settled for it."""
+def begin(plan: Plan, job: Job, output: str | Path | None, held: ExitStack) -> Run:
+    """The folder of a new run, held until that ends; says what was settled for it."""
+    run = Run.create(output, f"{Path(plan.data).resolve().name}-{plan.model}")
+    held.enter_context(run.hold("--output"))
     for line in (*filter(None, [plan.speed]), *job.notes):
         job.here.reporter.message(line)
     about = plan.about()
     about["notes"] += job.notes
-    return Run.begin(output, f"{Path(plan.data).resolve().name}-{plan.model}", about, plan.recipe)
+    run.write_first(about, plan.recipe, pictures.note(plan.source))
+    return run
 
 
 def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
@@ -154,21 +166,31 @@ def search(asked: Searching) -> Searched:
     Raises:
         DeepenError: whatever can be said in one line.
     """
+    with ExitStack() as held:
+        return _search(asked, held)
+
+
+def _search(asked: Searching, held: ExitStack) -> Searched:
     if asked.resume is not None:
         folder, begun = Path(asked.resume), Run(Path(asked.resume) / "base")
         if not (begun.path / "recipe.yaml").is_file():
             raise InputError(f"--resume {folder}: no folder of a search")
+        held.enter_context(_alone(asked, folder, "--resume"))
         plan = plan_of(begun, asked, asked)
+        note_place(begun, plan)
     else:
         plan = tuned(settle(asked, asked), asked)
         stem = f"{Path(plan.data).resolve().name}-{plan.model}-search"
         folder = Run.create(asked.output, stem).path
-        begun = Run.begin(folder / "base", "", plan.about(), plan.recipe)
+        held.enter_context(_alone(asked, folder, "--output"))
+        begun = Run.create(folder / "base", "")
+        begun.write_first(plan.about(), plan.recipe, pictures.note(plan.source))
     space, said = space_of(plan.recipe)
     for line in (*filter(None, [plan.speed]), said, f"search {folder}"):
         asked.reporter.message(line)
     order = Order(plan, space, asked.pruner, folder, asked.storage, asked.study)
     found = searching.search(order, asked.trials, asked)
+    changed = note_changes(begun, plan, asked)
     if found.best is None or found.running:
         return Searched(folder, found, None)
     best = Run(Path(found.best.run))
@@ -179,7 +201,7 @@ def search(asked: Searching) -> Searched:
         words = f"trial {found.best.number} is the best; its weights are scored now"
         asked.reporter.message(words)
     trained = train(
-        asked.data if isinstance(asked.data, PictureSet) else None,
+        asked.data if isinstance(asked.data, PictureSet) else plan.about()["place"],
         resume=best.path,
         data_dir=asked.data_dir,
         workers=asked.workers,
@@ -189,7 +211,14 @@ def search(asked: Searching) -> Searched:
     for name in ("report.html", "best.safetensors"):
         write_whole(folder / name, (best.path / name).read_bytes())
     begun.write_json("search.json", document)
+    if changed is not None:
+        raise changed
     return Searched(folder, found, trained)
+
+
+def _alone(asked: Searching, folder: Path, flag: str) -> AbstractContextManager[None]:
+    """The lock on a search; several processes that share a storage share the folder too."""
+    return nullcontext() if asked.storage else hold(folder, f"{flag} {folder}")
 
 
 @takes(Sweeping)
@@ -216,7 +245,7 @@ def evaluate(asked: Scoring) -> Scores:
     loaded = load_weights(asked.weights, model=asked.model)
     card, data = loaded.card, asked.data or loaded.card.data
     source = open_source(
-        data,
+        asked.data or place_of(asked.weights, card),
         data_dir=asked.folder,
         download=asked.download,
         validation=card.validation if data == card.data else None,
@@ -264,7 +293,7 @@ def probe(asked: Probing) -> Probe:
     loaded = load_weights(asked.weights, model=asked.model)
     card, data = loaded.card, asked.data or loaded.card.data
     source = open_source(
-        data,
+        asked.data or place_of(asked.weights, card),
         data_dir=asked.folder,
         download=asked.download,
         # The network's own validation pictures; where it had none, the usual share.

@@ -28,6 +28,7 @@ from deepen.cli import (
     weights,
 )
 from deepen.cli.console import complain, prepare_streams, say
+from deepen.cli.options import at_home
 from deepen.errors import DeepenError, Interrupted, in_words
 from deepen.training.stop import heed, leaving_when_preempted
 from deepen.version import __version__
@@ -92,7 +93,7 @@ def main() -> None:
     try:
         with heeding:
             heed()
-            status = app(args=arguments, prog_name="deepen", standalone_mode=False)
+            status = app(args=at_home(arguments), prog_name="deepen", standalone_mode=False)
     except UsageError as error:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "deepen"

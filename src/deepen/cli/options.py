@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import Field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -136,6 +136,24 @@ def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramet
         default=inspect.Parameter.empty if required else default,
         annotation=annotation,
     )
+
+
+def at_home(words: Iterable[str]) -> list[str]:
+    """Words of the command line with a leading ~ expanded, also behind `--option=`.
+
+    bash does so for a word of its own only: `--output=~/run` would make a folder called ~.
+
+    Raises:
+        InputError: an option names the home of nobody.
+    """
+    found = []
+    for word in words:
+        flag, path = re.fullmatch(r"(--[\w-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]
+        expanded = os.path.expanduser(path)
+        if flag and expanded.startswith("~"):
+            raise InputError(f"{word}: there is no such home; write {flag}./{path} for that name")
+        found.append(flag + expanded)
+    return found
 
 
 def parse_change(word: str) -> tuple[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from deepen.data.decode import Pixels
 from deepen.errors import WorkError
-from deepen.files import alive
+from deepen.locks import abandoned, mark
 
 _ENTRY = np.dtype(
     [
@@ -59,8 +59,11 @@ class DecodedPictures:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _clear_left_behind(folder)
-            suffix = f"-{os.getpid()}{_suffix()}"
-            handle, name = tempfile.mkstemp(suffix, "decoded-", folder)
+            while True:
+                handle, name = tempfile.mkstemp(_suffix(), "decoded-", folder)
+                if mark(handle, Path(name)):
+                    break
+                os.close(handle)  # cleared away before it was marked
             self._remove = weakref.finalize(self, _remove, os.getpid(), name, handle)
             _reserve(handle, self._head, capacity, folder)
         except OSError as error:
@@ -151,7 +154,7 @@ def _remove(owner: int, name: str, handle: int) -> None:
 
 
 def _suffix() -> str:
-    return f"@{platform.node()}.deepen-pictures"  # processes are known on their machine alone
+    return f"@{platform.node()}.deepen-pictures"  # not all file systems have locks across machines
 
 
 def _clear_left_behind(folder: Path) -> None:
@@ -159,7 +162,6 @@ def _clear_left_behind(folder: Path) -> None:
     for path in folder.iterdir():
         if not path.name.endswith(_suffix()):
             continue
-        number = path.name.removesuffix(_suffix()).rpartition("-")[2]
-        if number.isdecimal() and not alive(int(number)):
+        if abandoned(path):
             with contextlib.suppress(OSError):
                 path.unlink()

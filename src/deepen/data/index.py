@@ -21,9 +21,10 @@ from deepen.data.decode import EXTENSIONS
 from deepen.data.names import natural_key, to_text
 from deepen.errors import InputError
 from deepen.files import write_whole
+from deepen.locks import hold
 
 MIN_FILES = 10_000
-"""Fewer pictures are looked up each time: that takes no second, and misses no change."""
+"""Fewer pictures are looked up each time: that takes no second, and no new size is missed."""
 
 _FORMAT = 1
 _SETTLED_NS = 2 * 10**9  # a file system's clock may tick this slowly
@@ -61,7 +62,8 @@ class FolderIndex:
         with contextlib.suppress(Exception):
             if sum(len(folder["names"]) for folder in self._seen.values()) >= MIN_FILES:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                _save(self._file, self._seen)
+                with hold(self._file.parent):  # whoever comes second leaves it to the first
+                    _save(self._file, self._seen)
             else:
                 self._file.unlink(missing_ok=True)
 

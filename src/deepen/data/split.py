@@ -167,7 +167,10 @@ class PictureSet:
     notes: tuple[str, ...] = ()
     """In words: how it was split, what is missing, what was left out."""
     fingerprint: str = field(init=False)
-    """SHA-256 over classes, and each split's keys, labels, image bytes, targets (`Split.feed`)."""
+    """SHA-256 over classes, and each split's keys, labels, targets, and bytes of images in memory.
+
+    Of files it has their sizes (`Split.feed`); `deepen.training.pictures` compares the bytes.
+    """
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256("\n".join(self.classes).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -19,14 +18,14 @@ from deepen.evaluation.protocols import predict_logits
 from deepen.studies.study import Arm, Pictures, Setting, Trial
 from deepen.training.build import batches, build, card
 from deepen.training.checkpoint import load_checkpoint
-from deepen.training.environment import write_environment
+from deepen.training.environment import Began, write_environment
 from deepen.training.loop import fit
 from deepen.training.plan import Plan, settle
 from deepen.training.progress import Passing, Reporter, Row, Silent
 from deepen.training.recipe import Recipe, load_recipe
 from deepen.training.request import Here, Request
 from deepen.training.run import Run
-from deepen.training.state import unpack_model
+from deepen.training.state import check_plain, unpack_model
 from deepen.weights import save_weights
 
 
@@ -159,20 +158,20 @@ class Bench:
         watching = _Watching(self.here.reporter, until)
         here = self.here.watched(watching)
         job = build(plan, here)
-        found = load_checkpoint(run.checkpoints)
+        found = load_checkpoint(run.checkpoints, check_plain)
         if found is not None and until is not None:
             rows: list[Row] = found.state["progress"]["history"]
             if rows and until(rows[-1]):  # reached, and then stopped
                 unpack_model(found.tensors, job.network)
                 return Fitted(job.network, rows)
             watching.rows += rows
-        began = time.time()
+        began = Began()
         write_environment(run, here, began)
         try:
             rows = fit(job, run).history
         except _Reached:
             rows = watching.rows
-        write_environment(run, here, began, time.time() - began)
+        write_environment(run, here, began, ended=True)
         return Fitted(job.network, rows)
 
     def error(self, network: nn.Module, split: Literal["train", "test"]) -> float:

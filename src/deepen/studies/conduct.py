@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import multiprocessing
 import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -19,8 +21,9 @@ import torch
 from pydantic import ValidationError
 
 from deepen.data.sources import PictureSet
-from deepen.errors import Diverged, InputError, Interrupted, Preempted
+from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.files import read_json, read_text, write_whole
+from deepen.locks import hold
 from deepen.studies.arms import model_of
 from deepen.studies.bench import Bench, take
 from deepen.studies.catalog import find_study
@@ -29,6 +32,9 @@ from deepen.training.environment import about_machine
 from deepen.training.progress import Reporter, Silent
 from deepen.training.request import Here
 from deepen.training.stop import StopRequest
+
+_SINCE = ("networks",)  # older folders do not say it
+_LONGEST = 100  # letters of a file's name; file systems end at 255 bytes
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,15 @@ class Order:
         return [(arm.name, seed) for seed in range(self.seeds) for arm in self.plan.arms]
 
     def file(self, arm: str, seed: int) -> Path:
-        """Where a finished trial is kept."""
-        slug = re.sub(r"[^a-z0-9.-]+", "_", arm, flags=re.IGNORECASE)
+        """Where a finished trial is kept: no two arms of a study have the same file.
+
+        Names that give the same file, in small letters too, or none that can be read, or one that
+        is too long, get eight digits of the name's SHA-256.
+        """
+        slugs = Counter(_slug(each.name).lower() for each in self.plan.arms)
+        slug = _slug(arm)
+        if slugs[slug.lower()] > 1 or not slug.strip("_") or len(slug) > _LONGEST:
+            slug = f"{slug[:_LONGEST]}-{hashlib.sha256(arm.encode()).hexdigest()[:8]}"
         return self.folder / "trials" / f"{slug}-{seed}.json"
 
 
@@ -103,14 +116,34 @@ def conduct(
         jobs: processes, each with the order's threads.
 
     Raises:
-        InputError: no such study or data, or the folder holds another one.
+        InputError: no such study or data, or the folder holds another one, or is in use.
         Preempted: the budget is used up; finished trials are kept.
         Interrupted: asked to stop; all is kept.
         WorkError: something could not be written; what is done is kept.
     """
     source = take(order.plan.pictures, _path(order.data_dir), download)
-    _check_folder(order, source)
-    left = [(arm, seed) for arm, seed in order.trials() if not order.file(arm, seed).is_file()]
+    try:
+        (order.folder / "trials").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkError(f"--output {order.folder}: {error.strerror}") from error
+    with hold(order.folder, f"--output {order.folder}"):
+        _check_folder(order, source)
+        _do_all(order, reporter, budget_s, jobs)
+        trials = [trial for each in order.trials() if (trial := _read(order, *each)) is not None]
+        results = Results(
+            study=order.definition.name,
+            setting=order.setting,
+            about=_about(order, source),
+            trials=trials,
+        )
+        results.conclusions = order.definition.conclude(results)
+        write_whole(order.folder / "results.json", results.model_dump_json(indent=1) + "\n")
+    return results
+
+
+def _do_all(order: Order, reporter: Reporter, budget_s: float | None, jobs: int) -> None:
+    """Do what is not yet done; arguments and errors are those of `conduct`."""
+    left = [each for each in order.trials() if _read(order, *each) is None]
     total, began = len(order.trials()), time.monotonic()
     longest = 0.0
     for done, trial in enumerate(_done(order, left, reporter, jobs), total - len(left) + 1):
@@ -123,16 +156,6 @@ def conduct(
                 f"the budget is used up: {done} of {total} trials are done and kept; "
                 "go on with the same command"
             )
-    trials = [_read(order.file(arm, seed)) for arm, seed in order.trials()]
-    results = Results(
-        study=order.definition.name,
-        setting=order.setting,
-        about=_about(order, source),
-        trials=trials,
-    )
-    results.conclusions = order.definition.conclude(results)
-    write_whole(order.folder / "results.json", results.model_dump_json(indent=1) + "\n")
-    return results
 
 
 def _done(
@@ -208,13 +231,20 @@ def _check_folder(order: Order, source: PictureSet) -> None:
     path = order.folder / "study.json"
     wanted = json.loads(json.dumps(_settled(order, source)))
     if not path.is_file():
-        (order.folder / "trials").mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(wanted, indent=1) + "\n")
         return
-    have = read_json(path)
-    if not isinstance(have, dict):
-        raise InputError(f"{path}: damaged (is no object of JSON)")
+    try:
+        have = read_json(path)
+        if not isinstance(have, dict):
+            raise InputError(f"{path}: damaged (is no mapping)")
+    except InputError as error:
+        raise InputError(
+            f"{error}; if the trials beside it are of this very study, delete it, "
+            "else name a new folder"
+        ) from error
     for key, value in wanted.items():
+        if key == "data" or (key in _SINCE and key not in have):
+            continue  # the fingerprint says whether the data are the same
         if have.get(key) != value:
             raise InputError(
                 f"--output {order.folder}: holds a study with another {key}; name a new folder"
@@ -234,6 +264,7 @@ def _settled(order: Order, source: PictureSet) -> dict[str, Any]:
         "recipe": setting.recipe,
         "changes": dict(setting.changes),
         "arms": {arm.name: dict(arm.changes) for arm in setting.arms},
+        "networks": {arm.name: arm.model for arm in setting.arms},
     }
 
 
@@ -248,11 +279,32 @@ def _about(order: Order, source: PictureSet) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> Trial:
+def _read(order: Order, arm: str, seed: int) -> Trial | None:
+    """A finished trial, or None where it is not done.
+
+    Raises:
+        InputError: its file is damaged, or holds another trial.
+    """
+    path = order.file(arm, seed)
     try:
-        return Trial.model_validate_json(read_text(path))
-    except (ValidationError, InputError) as error:
+        trial = Trial.model_validate_json(read_text(path))
+    except InputError as error:
+        if not path.exists():
+            return None
+        raise InputError(f"{error}; delete it, and it is done again") from error
+    except ValidationError as error:
         raise InputError(f"{path}: damaged; delete it, and it is done again") from error
+    if (trial.arm, trial.seed) != (arm, seed):
+        raise InputError(
+            f"{path}: is of {trial.arm!r} with seed {trial.seed}, not of {arm!r} with seed {seed}; "
+            "move it away, and the trial is done again"
+        )
+    return trial
+
+
+def _slug(arm: str) -> str:
+    """An arm's name as part of a file's."""
+    return re.sub(r"[^a-z0-9.-]+", "_", arm, flags=re.IGNORECASE)
 
 
 def _in_words(trial: Trial) -> str:

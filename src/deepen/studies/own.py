@@ -95,6 +95,8 @@ def read_study(path: Path) -> Study:
     for arm in arms:
         load_recipe(own.recipe, {**own.set, **arm.changes})
     names = [arm.name for arm in arms]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"study {path}: two arms are called {twice!r}; rename a net or a recipe")
     for expected in own.expect:
         for name in (expected.better, expected.worse):
             if name not in names:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from deepen.errors import WorkError
 from deepen.files import sync_folder, write_whole
+
+Check = Callable[[dict[str, Tensor], dict[str, Any]], None]
 
 GENERATIONS = 2
 TENSORS, STATE, SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
@@ -62,8 +65,13 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     _drop_old(folder)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
+def load_checkpoint(folder: Path, check: Check | None = None) -> Checkpoint | None:
     """The newest whole generation, or None where there is none at all.
+
+    Args:
+        folder: of the generations.
+        check: raises a ValueError that names the field where tensors and state are not what is
+            needed, though their sums are right (`deepen.training.state`).
 
     Raises:
         WorkError: there are generations, but not one of them is whole.
@@ -72,6 +80,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for path in _generations(folder):
         try:
             tensors, state = _read(path)
+            if check is not None:
+                check(tensors, state)
         except OSError as error:
             damaged.append(f"{error.filename or path}: {error.strerror}")
         except ValueError as error:
@@ -123,10 +133,19 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if stated != b"".join(lines.values()):
         wrong = [name for name, line in lines.items() if line not in stated]
         raise ValueError(f"{' and '.join(wrong) or SUMS} is damaged (differs from its checksum)")
-    document = json.loads(files[STATE])
-    if document["generation"] != int(path.name):
-        raise ValueError(f"is generation {document['generation']} under another name")
-    return safetensors.torch.load(files[TENSORS]), document["state"]
+    try:
+        document = json.loads(files[STATE])
+        generation, state = document["generation"], document["state"]
+    except KeyError as error:
+        raise ValueError(f"{STATE} has no field {error.args[0]}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{STATE} is damaged ({' '.join(str(error).split())})") from error
+    if generation != int(path.name):
+        raise ValueError(f"is generation {generation} under another name")
+    try:
+        return safetensors.torch.load(files[TENSORS]), state
+    except Exception as error:  # safetensors' own is no ValueError
+        raise ValueError(f"{TENSORS} is damaged ({' '.join(str(error).split())})") from error
 
 
 def _sums(files: dict[str, bytes]) -> dict[str, bytes]:

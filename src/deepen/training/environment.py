@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,18 +17,29 @@ from deepen.training.run import Run
 from deepen.version import __version__
 
 
-def write_environment(run: Run, here: Here, began: float, seconds: float | None = None) -> None:
-    """Write environment.json; `seconds` once the run has ended."""
+class Began:
+    """Now: when something began, and how long ago that is, whatever is done to the clock since."""
+
+    def __init__(self) -> None:
+        self.date = datetime.datetime.now(datetime.UTC)
+        self._ticks = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since then."""
+        return time.monotonic() - self._ticks
+
+
+def write_environment(run: Run, here: Here, began: Began, *, ended: bool = False) -> None:
+    """Write environment.json; how long it took, once the run has ended."""
     run.write_json(
         "environment.json",
         {
             "command": here.command,
             **about_machine(here.place),
             "processes": here.processes.size,
-            "started": datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(
-                "T", "seconds"
-            ),
-            "seconds": seconds,
+            "started": began.date.isoformat("T", "seconds"),
+            "seconds": began.seconds if ended else None,
         },
     )
 

@@ -39,8 +39,9 @@ class Start(NamedTuple):
     loaded: Loaded
 
     def about(self) -> dict[str, object]:
-        """What a resume must find again."""
-        return {"path": self.path, "whole": self.whole, "sha256": self.sha256}
+        """What a resume must find again, from any working directory."""
+        path = str(Path(self.path).absolute()) if Path(self.path).is_file() else self.path
+        return {"path": path, "whole": self.whole, "sha256": self.sha256}
 
 
 def read_start(path: str | Path, model: str | None, *, whole: bool) -> Start:

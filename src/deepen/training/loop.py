@@ -6,7 +6,9 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deepen.data.loader import Batch
@@ -20,10 +22,10 @@ from deepen.training.optimizer import build_scheduler
 from deepen.training.progress import Reporter, Row
 from deepen.training.recipe import Recipe
 from deepen.training.record import Record
-from deepen.training.resume import differences, no_longer_exact
+from deepen.training.resume import besides_length, confirm, no_longer_exact
 from deepen.training.run import Run
 from deepen.training.speed import keep_memory
-from deepen.training.state import State, machine, pack, unpack
+from deepen.training.state import State, check_parts, check_plain, machine, pack, unpack
 from deepen.training.stop import StopRequest
 
 
@@ -152,18 +154,26 @@ class Loop:
     def go_on(self) -> None:
         """Stand where the newest whole checkpoint does, if there is one."""
         first = self.processes.rank == 0
-        found = load_checkpoint(self.run.checkpoints) if first else None
+        found = load_checkpoint(self.run.checkpoints, self._check) if first else None
+        if first:
+            batches = self.job.train.num_batches
+            for line in confirm(self.run, found, self.job.identity, batches):
+                self.reporter.message(line)
         found = self.processes.share_checkpoint(found)
         if found is None:
             return
-        for difference in differences(found.state["run"], self.job.identity):
-            raise InputError(f"--resume {self.run.path}: its checkpoint's {difference}")
         if first:
             tidy(self.run.checkpoints, found.generation)
         self.state = unpack(found.tensors, found.state, self.step, self.scheduler)
         here = machine(self.job.recipe, self.job.here)
         for line in (*found.damaged, *no_longer_exact(found.state["machine"], here)):
             self.reporter.message(line)
+
+    def _check(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """A checkpoint of this very run must fit; another run's is refused for what it is."""
+        check_plain(tensors, plain)
+        if not any(besides_length(plain["run"], self.job.identity)):
+            check_parts(tensors, plain, self.step, self.scheduler)
 
     def _board(self) -> AbstractContextManager[Board | None]:
         """TensorBoard's, in the one process that writes."""

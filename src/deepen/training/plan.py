@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from deepen.data.sources import PictureSet, open_source
+from deepen.data.parquet import HUB
+from deepen.data.sources import NAMED, PictureSet, open_source
 from deepen.errors import InputError
 from deepen.models import takes_of
 from deepen.training.choice import PRETRAINED, choose
@@ -57,7 +60,8 @@ class Plan:
             "model": self.model,
             "data_dir": self.data_dir,
             "excluded": list(self.excluded),
-            "root": None if source.root is None else str(source.root),
+            "root": None if source.root is None else str(source.root.absolute()),
+            "place": None if source.root is None else absolute(source.name),
             "classes": list(source.classes),
             "channels": source.channels,
             "counts": {name: len(split) for name, split in source.splits.items()},
@@ -106,7 +110,7 @@ def complete(
     """
     plan = Plan(
         data=source.name if isinstance(request.data, PictureSet) else str(request.data),
-        data_dir=None if request.data_dir is None else str(request.data_dir),
+        data_dir=None if request.folder is None else str(request.folder.expanduser().absolute()),
         excluded=tuple(request.exclude),
         model=model,
         recipe=recipe,
@@ -164,6 +168,15 @@ def open_pictures(request: Request, validation: int | None) -> PictureSet:
     )
 
 
+def absolute(word: str) -> str:
+    """A word for data, a folder say or Parquet files, that holds in any working directory."""
+    files, mark, columns = word.partition("?")
+    if files.startswith(HUB) or files in NAMED:
+        return word
+    parts = (str(Path(part).expanduser().absolute()) for part in files.split(os.pathsep))
+    return os.pathsep.join(parts) + mark + columns
+
+
 def same_plan(shared: dict[str, Any], request: Request, here: Here) -> Plan:
     """The plan of another process, on this one's copy of the data.
 
@@ -192,7 +205,8 @@ def share(plan: Plan) -> dict[str, Any]:
     """What another process needs in order to make the same plan."""
     about = plan.about()
     wanted = {key: about[key] for key in ("data_dir", "excluded", "model", "fingerprint", "start")}
-    return {**wanted, "data": plan.data, "recipe": plan.recipe.model_dump(mode="json")}
+    data = about["place"] or plan.data
+    return {**wanted, "data": data, "recipe": plan.recipe.model_dump(mode="json")}
 
 
 def held_out(request: Request) -> int | None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import yaml
 
 from deepen.errors import InputError, WorkError
 from deepen.files import read_json, write_whole
+from deepen.locks import NAME as LOCK
+from deepen.locks import hold
+from deepen.training.pictures import NAME as PICTURES
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe, load_recipe
 
@@ -35,9 +39,31 @@ class Run:
     ) -> Run:
         """A new run with data.json and recipe.yaml; the rest is as for `create`."""
         run = cls.create(output, stem)
-        run.write_json("data.json", about)
-        run.write_recipe(recipe)  # last: with it the run has begun
+        run.write_first(about, recipe)
         return run
+
+    def write_first(
+        self, about: dict[str, Any], recipe: Recipe, pictures: bytes | None = None
+    ) -> None:
+        """data.json, what there is to note of the pictures' files, and recipe.yaml.
+
+        Raises:
+            InputError: another process has begun the run since its folder was made.
+        """
+        if not _unbegun(self.path):
+            raise _exists(self.path)
+        if pictures is not None:
+            write_whole(self.path / PICTURES, pictures)
+        self.write_json("data.json", about)
+        self.write_recipe(recipe)  # last: with it the run has begun
+
+    def hold(self, flag: str = "--resume") -> AbstractContextManager[None]:
+        """Be the only process that writes to the run.
+
+        Raises:
+            InputError: another one does.
+        """
+        return hold(self.path, f"{flag} {self.path}")
 
     @classmethod
     def create(cls, output: str | Path | None, stem: str) -> Run:
@@ -48,9 +74,12 @@ class Run:
             WorkError: the folder cannot be made.
         """
         if output is not None:
-            output = Path(output)
+            output = Path(output).expanduser()
             if output.exists() and not (output.is_dir() and _unbegun(output)):
-                raise InputError(f"--output {output}: exists; name a new folder, or use --resume")
+                if (output / LOCK).exists():
+                    with hold(output, f"--output {output}"):  # says who is at it, if anyone is
+                        pass
+                raise _exists(output)
             try:
                 output.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -123,7 +152,10 @@ class Run:
 
     def write_json(self, name: str, document: Any) -> None:
         """A document of the run, environment.json say."""
-        write_whole(self.path / name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        if not text.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            text = json.dumps(document, indent=1)  # a folder's name need be no Unicode
+        write_whole(self.path / name, f"{text}\n")
 
     def write_metrics(self, history: list[Row]) -> None:
         """metrics.csv: a line an epoch, one at least; None is an empty cell."""
@@ -142,5 +174,10 @@ class Run:
 
 def _unbegun(folder: Path) -> bool:
     """Empty, or left by a run that was killed before its recipe, which is written last, was."""
+    first = ("data.json", PICTURES, LOCK)
     names = (path.name for path in folder.iterdir())
-    return all(name == "data.json" or name.endswith(".writing") for name in names)
+    return all(name in first or name.endswith(".writing") for name in names)
+
+
+def _exists(folder: Path) -> InputError:
+    return InputError(f"--output {folder}: exists; name a new folder, or use --resume")

@@ -1,25 +1,27 @@
 """Search a recipe's declared space: Optuna proposes, the loop trains, validation pictures judge.
 
 What is maximised is the top-1 of a trial's best epoch on the validation pictures; the test pictures
-are nowhere in here. Every proposal is a pure function of the storage's history and of the recipe's
-seed (the sampler is seeded afresh for each), so a search that was interrupted proposes what it
-would have proposed, and a trial that was killed is marked failed and taken up again.
+are nowhere in here. A trial, its values and whether it is pruned, is a pure function of the trials
+that finished before it, of its number and of the recipe's seed: sampler and pruner are made afresh
+for each, on a copy of the history.
 
-The storage is a SQLite file in the search's folder, for one process; or any database by its URL,
-for as many as share the folder.
+The storage is a SQLite file in the search's folder, for one process: a trial enters it whole once
+it has finished, so a kill at any instant leaves nothing of the trial under way, and it is done
+again from its start. Or it is any database by its URL, for as many processes as share the folder:
+there trials under way stand too, and those whose process died are queued again with their values.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.training.build import build
-from deepen.training.environment import write_environment
+from deepen.training.environment import Began, write_environment
 from deepen.training.loop import fit
 from deepen.training.plan import Plan, varied
 from deepen.training.progress import Passing, Reporter, Row
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 Pruner = Literal["median", "hyperband", "none"]
+_COUNTED = ("COMPLETE", "PRUNED", "RUNNING")  # states of trials; one that failed is done again
 STARTUP_TRIALS = 5  # proposed at random before the sampler models what it has seen
 HEARTBEAT_S = 60  # of a trial on a shared storage; after three without a beat it counts as killed
 FACTOR = 10.0  # how far the default space reaches from the recipe's own values, both ways
@@ -137,28 +140,33 @@ def search(order: Order, trials: int, here: Here) -> Found:
     Raises:
         InputError: no validation pictures, optuna is missing, or the storage holds something else.
         WorkError: the storage or a file could not be written.
-        Interrupted, Preempted: the trial under way is queued again for when the search goes on.
+        Interrupted, Preempted: the trial under way is done again when the search goes on.
     """
     if "val" not in order.plan.source.splits:
         raise InputError("deepen search chooses on validation pictures, and there are none")
     study = _open(order)
     if order.storage is None:
-        for trial in _in_state(study, "RUNNING"):  # of a process that was killed
+        for trial in _in_state(study, "RUNNING", "WAITING"):  # of versions that wrote them early
             study._storage.set_trial_state_values(trial._trial_id, _state("FAIL"))
-            _queue(study, trial)
-    defaults = _values(order.plan.recipe, order.space)
-    if not study.trials and _within(defaults, order.space):
-        study.enqueue_trial(defaults)
-    elif not study.trials:
+    if not study.trials and not _within(_values(order.plan.recipe, order.space), order.space):
         here.reporter.message("the recipe's own setting lies outside the space: not tried first")
-    while len(_in_state(study, "COMPLETE", "PRUNED", "RUNNING")) < trials:
+    while len(_in_state(study, *_COUNTED)) < trials:
         _one_trial(study, order, here)
     return _found(study, order)
 
 
-def _one_trial(study: Study, order: Order, here: Here) -> None:
-    study.sampler = _sampler(order.plan.recipe.seed, study)
-    taken: list[int] = []
+def _one_trial(stored: Study, order: Order, here: Here) -> None:
+    """The next trial, in a copy of what is stored, and stored once it has finished.
+
+    Of a shared storage only its values are drawn in the copy, and it is done there.
+    """
+    study, taken = _copy(stored, order), list[int]()
+    if order.storage is not None:
+        drawn = study.ask()
+        values = {key: _suggest(drawn, key, span) for key, span in order.space.items()}
+        if not _in_state(stored, "WAITING"):  # those of processes that died come first
+            stored.enqueue_trial(values)
+        study, stored.sampler = stored, study.sampler
 
     def objective(trial: Trial) -> float:
         taken.append(trial.number)
@@ -170,11 +178,36 @@ def _one_trial(study: Study, order: Order, here: Here) -> None:
     try:
         study.optimize(objective, n_trials=1)
     except (Interrupted, Preempted, WorkError, KeyboardInterrupt) as error:
-        for number in taken:
-            _queue(study, study.trials[number])
+        if order.storage is not None:
+            for number in taken:
+                _queue(study, study.trials[number])
         raise type(error)(f"{error}; the search goes on with --resume {order.folder}") from error
     last = study.trials[taken[0]]
+    if study is not stored:
+        stored.add_trial(last)
     here.reporter.message(f"trial {last.number}: {last.state.name.lower()}, best {_top1(last):.4f}")
+
+
+def _copy(stored: Study, order: Order) -> Study:
+    """The history in memory, with a fresh sampler and pruner.
+
+    The recipe as it stands is queued as the first. Numbers stay: Hyperband's brackets depend on
+    them.
+    """
+    import optuna
+
+    study = optuna.create_study(
+        study_name=order.study, direction="maximize", pruner=_pruner(order), sampler=None
+    )
+    for trial in stored.get_trials():
+        if trial.value is None:  # failed, or of another process and under way
+            trial = optuna.trial.create_trial(state=_state("FAIL"))
+        study.add_trial(trial)
+    study.sampler = _sampler(order.plan.recipe.seed, stored)
+    defaults = _values(order.plan.recipe, order.space)
+    if not _in_state(stored, *_COUNTED) and _within(defaults, order.space):
+        study.enqueue_trial(defaults)
+    return study
 
 
 def _train(trial: Trial, values: dict[str, Any], order: Order, here: Here) -> float:
@@ -184,8 +217,10 @@ def _train(trial: Trial, values: dict[str, Any], order: Order, here: Here) -> fl
     judged = _Judged(here.reporter, trial, task_of(recipe, plan.source.classes))
     job = build(plan, here.watched(judged))
     folder = order.folder / "trials" / f"{trial.number:04d}"
+    if order.storage is None:
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left of this very trial
     run = Run.begin(folder, "", plan.about(), recipe)
-    began = time.time()
+    began = Began()
     write_environment(run, here, began)
     trial.set_user_attr("run", run.path.as_posix())
     try:
@@ -193,7 +228,7 @@ def _train(trial: Trial, values: dict[str, Any], order: Order, here: Here) -> fl
     except Diverged as error:
         here.reporter.message(f"trial {trial.number}: {error}")
         return 0.0
-    write_environment(run, here, began, time.time() - began)
+    write_environment(run, here, began, ended=True)
     return 0.0 if state.best is None else job.task.rank(state.best)[0]
 
 
@@ -274,7 +309,7 @@ def _sampler(seed: int, study: Study) -> Any:
     """TPE, seeded by the recipe's seed and by how many trials there are that did not fail."""
     import optuna
 
-    number = len(_in_state(study, "COMPLETE", "PRUNED", "RUNNING"))
+    number = len(_in_state(study, *_COUNTED))
     digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
     return optuna.samplers.TPESampler(
         n_startup_trials=STARTUP_TRIALS, seed=int.from_bytes(digest[:4], "big")
@@ -315,9 +350,8 @@ def _within(values: dict[str, Any], space: dict[str, Span]) -> bool:
 
 
 def _queue(study: Study, trial: FrozenTrial) -> None:
-    """Have a trial that was killed taken up again, from its start."""
-    fixed = trial.params or trial.system_attrs.get("fixed_params", {})
-    if fixed:
+    """Have a trial of a process that died taken up again, with all its values, from its start."""
+    if fixed := trial.system_attrs.get("fixed_params"):
         study.enqueue_trial(fixed, user_attrs={"again": trial.number})
 
 
@@ -344,7 +378,7 @@ def _found(study: Study, order: Order) -> Found:
             loss=trial.user_attrs.get("loss"),
             epochs=int(trial.user_attrs.get("epochs", 0)),
             values=dict(trial.params),
-            run=trial.user_attrs.get("run", ""),
+            run=_run(trial, order.folder),
         )
         for trial in study.get_trials(deepcopy=False)
         if trial.state != _state("WAITING")
@@ -353,6 +387,12 @@ def _found(study: Study, order: Order) -> Found:
     best = max(whole, key=lambda t: (t.top1, -(t.loss or 0.0), -t.number), default=None)
     running = sum(t.state == "running" for t in tried)
     return Found(tried, best, _importances(study, whole), running)
+
+
+def _run(trial: FrozenTrial, folder: Path) -> str:
+    """Its folder as it is reached now: the search, or the working directory, may be another."""
+    run = trial.user_attrs.get("run", "")
+    return run and (folder / "trials" / Path(run).name).as_posix()
 
 
 def _importances(study: Study, whole: list[Tried]) -> dict[str, float]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from deepen.data.decode import decoder
+from deepen.training.blocks import Length
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe
 from deepen.training.request import Here
@@ -86,6 +90,9 @@ class State:
         self.batch, self.loss_sum, self.sums, self.images, self.seconds = 0, 0.0, {}, 0, 0.0
 
 
+_STATES = TypeAdapter(State)
+
+
 def machine(recipe: Recipe, here: Here) -> Plain:
     """What bits depend on beside the recipe and the data; a resume elsewhere is not bit-exact."""
     device = here.place
@@ -116,6 +123,7 @@ def pack(step: Step, scheduler: LRScheduler, state: State) -> tuple[dict[str, Te
             if value is not None:
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     plain = {
+        "tensors": sorted(tensors),
         "progress": dataclasses.asdict(state),
         "optimizer": packed["param_groups"],
         "scheduler": scheduler.state_dict(),
@@ -143,6 +151,110 @@ def unpack(tensors: dict[str, Tensor], plain: Plain, step: Step, scheduler: LRSc
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     return State(**_of_today(plain["progress"]))
+
+
+def check_plain(tensors: dict[str, Tensor], plain: Plain) -> None:
+    """See that a checkpoint says all that it must, of whatever network it is.
+
+    Raises:
+        ValueError: names file and field.
+    """
+    needed = {"progress": dict, "optimizer": list, "scheduler": dict, "machine": dict, "run": dict}
+    for name, kind in needed.items():
+        if not isinstance(_dict(plain).get(name), kind):
+            there = f"{plain[name]!r:.40}" if name in plain else "missing"
+            raise ValueError(f"state.json: {name} is {there}")
+    _same_names("state.json", "", plain, plain.keys() & {*needed, "tensors"})
+    try:
+        progress = _of_today(plain["progress"])
+        fields = [each.name for each in dataclasses.fields(State)]
+        _same_names("state.json", "progress.", progress, fields)
+        found = _STATES.validate_json(json.dumps(progress), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, ("progress", *first["loc"])))
+        raise ValueError(f"state.json: {field}: {first['msg']}") from error
+    except KeyError as error:
+        raise ValueError(f"state.json: progress.{error.args[0]} is missing") from error
+    recipe = _dict(plain["run"].get("recipe", {}))
+    try:
+        Length.model_validate(recipe.get("length", {"steps": 1}))
+    except ValidationError as error:
+        raise ValueError(f"state.json: run.recipe.length is {recipe['length']!r:.40}") from error
+    counts = (found.epoch, found.batch, found.step, found.images, found.best_epoch)
+    if min(counts) < 0 or len(found.history) != found.epoch or found.best_epoch > found.epoch:
+        raise ValueError(
+            f"state.json: progress: {found.epoch} epochs with {len(found.history)} rows of "
+            f"history, the best {found.best_epoch}"
+        )
+    for row in found.history:
+        columns = {"epoch", "step", "lr", "images_per_s", "seconds"} | found.history[0].keys()
+        _same_names("state.json", "progress.history: ", row, columns)
+    if "tensors" in plain:
+        _same_names("tensors.safetensors", "", tensors, plain["tensors"])
+
+
+def check_parts(
+    tensors: dict[str, Tensor], plain: Plain, step: Step, scheduler: LRScheduler
+) -> None:
+    """See that a checkpoint fits freshly built parts, so that `unpack` will take all of it.
+
+    Raises:
+        ValueError: names file and field.
+    """
+    fresh, built = pack(step, scheduler, State())
+    parameters = [p for group in step.optimizer.param_groups for p in group["params"]]
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        shapes = [fresh[name].shape] if name in fresh else []
+        if kind == "optimizer" and (index := rest.partition(".")[0]).isdecimal():
+            known = parameters[int(index) : int(index) + 1]
+            shapes = [torch.Size(), *(p.shape for p in known)] if known else []
+        if not shapes and name != "rng.cuda":
+            raise ValueError(f"tensors.safetensors: {name} belongs to no part of the run")
+        if shapes and value.shape not in shapes:
+            shape = tuple(shapes[-1])
+            raise ValueError(f"tensors.safetensors: {name} is {tuple(value.shape)}, not {shape}")
+    for name in fresh:
+        if name not in tensors and name != "rng.cuda":
+            raise ValueError(f"tensors.safetensors: {name} is missing")
+    if tensors["rng.cpu"].dtype != torch.uint8:
+        raise ValueError("tensors.safetensors: rng.cpu is no state of torch's generator")
+    built = json.loads(json.dumps(built))
+    have, wanted = plain["optimizer"], built["optimizer"]
+    if len(have) != len(wanted):
+        raise ValueError(f"state.json: optimizer has {len(have)} groups, not {len(wanted)}")
+    for said, group in zip(have, wanted, strict=True):
+        if _dict(said).get("params") != group["params"] or "lr" not in said:
+            raise ValueError("state.json: optimizer: lr is missing, or params are others")
+    pairs = [("optimizer: ", *pair) for pair in zip(have, wanted, strict=True)]
+    for where, said, known in (*pairs, ("scheduler: ", plain["scheduler"], built["scheduler"])):
+        if plain["machine"].get("torch") == torch.__version__:  # others have fields of their own
+            _same_names("state.json", where, said, known)
+        for name, value in known.items():
+            if name in said and not _alike(said[name], value):
+                raise ValueError(f"state.json: {where}{name} is {said[name]!r:.40}")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether both are numbers, or of one kind; None goes with all."""
+    kinds = [float if isinstance(each, int | float) else type(each) for each in (one, other)]
+    return kinds[0] is kinds[1] or None in (one, other)
+
+
+def _dict(value: Any) -> Plain:
+    if not isinstance(value, dict):
+        raise ValueError(f"state.json: {value!r:.40} is no mapping")
+    return value
+
+
+def _same_names(file: str, prefix: str, have: Collection[str], known: Collection[str]) -> None:
+    for name in known:
+        if name not in have:
+            raise ValueError(f"{file}: {prefix}{name} is missing")
+    for name in have:
+        if name not in known:
+            raise ValueError(f"{file}: {prefix}{name} is nothing that this version knows")
 
 
 def _of_today(progress: Plain) -> Plain:
