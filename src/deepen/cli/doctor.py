@@ -15,7 +15,9 @@ EXAMPLE = (
 
 
 def doctor(
-    data: Annotated[Path, typer.Argument(help="A folder of pictures, as `deepen train` takes it.")],
+    data: Annotated[
+        str, typer.Argument(help="A folder or Parquet files, as `deepen train` takes them.")
+    ],
     min_px: Annotated[int, typer.Option(help="A shorter side below this is too small.")] = 32,
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads.")
@@ -37,6 +39,8 @@ def doctor(
     else:
         for problem in diagnosis.problems:
             out.print(f"{problem.path}: {problem.kind}: {problem.detail}", highlight=False)
+        for note in diagnosis.notes:
+            out.print(note, highlight=False, markup=False)
         for split, counts in diagnosis.counts.items():
             words = ", ".join(f"{name} {count}" for name, count in counts.items())
             out.print(f"{split}: {words}", highlight=False)

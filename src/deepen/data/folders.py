@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -206,10 +205,8 @@ def _why_none(others: Counter[str]) -> str:
     if not others:
         return "the class has no picture"
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(others.items()))
-    read = " ".join(sorted(EXTENSIONS))
-    return (
-        f"the class has no picture: {others.total():,} files, none read ({kinds}); read are {read}"
-    )
+    unread = f"{others.total():,} files, none read ({kinds})"
+    return f"the class has no picture: {unread}; read are {' '.join(sorted(EXTENSIONS))}"
 
 
 def _check_no_splits_below(survey: Survey, walk: Walk, folder: Path) -> None:
@@ -257,7 +254,7 @@ def _check_known(survey: Survey, split: SplitName, where: Path) -> None:
 def _tables(
     index: FolderIndex, root: Path, folders: dict[SplitName, Path], asked: dict[str, str]
 ) -> list[Place]:
-    """The tables that labels are read from: the one asked for, or any where there are no classes."""
+    """The tables that labels are read from: that asked for, or where there are no classes any."""
     if "labels" in asked:
         inside = root / asked["labels"]
         path = inside if inside.is_file() else Path(asked["labels"]).expanduser()
@@ -297,7 +294,7 @@ def _read_tables(
         for split in get_args(SplitName)
         if (of := survey.found.get(split))
     }
-    survey.own = {split: table for split in survey.found} if any(splits) else {}
+    survey.own = dict.fromkeys(survey.found, table) if any(splits) else {}
     if "train" not in survey.found:
         survey.faults.append(Fault(table, "layout", "labels no picture of train"))
     elif len(survey.found["train"]) == 1:

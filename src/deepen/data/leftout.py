@@ -39,6 +39,7 @@ LOOP = "link|back to a folder above"
 UNREADABLE = "folder|that cannot be read"
 NO_ROW = "picture|without a row in the table"
 NO_LABEL = "picture|without a label in the table"
+BESIDE_SHARDS = "picture|beside Parquet files"
 NO_SPLIT = "picture|in no split"
 
 _NAMES_SHOWN = 3

@@ -34,7 +34,7 @@ def read_list(path: Path) -> tuple[str, ...]:
 class Spellings:
     r"""The keys of pictures below `root` that a name may mean, the most literal first.
 
-    `./a/1.png`, `a\1.png` and `photos/a/1.png` or `/home/me/photos/a/1.png` of the folder photos are
+    `./a/1.png`, `a\1.png`, `photos/a/1.png` and `/home/me/photos/a/1.png` of the folder photos are
     `a/1.png`; so is a line of a run's quarantine.txt, which goes on with a tab and a reason.
     """
 

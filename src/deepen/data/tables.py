@@ -103,9 +103,7 @@ def find_tables(
         splits = [place.split for place in found]
         if None in splits or len(set(splits)) < len(splits):
             several = some([str(place.path.relative_to(root)) for place in found])
-            raise InputError(
-                f"{root}: several tables of labels, {several}; say which: --labels FILE"
-            )
+            raise InputError(f"{root}: several tables of labels, {several}; say --labels FILE")
     return found
 
 
@@ -176,9 +174,8 @@ def _json_lines(path: Path, text: str) -> Table:
             raise InputError(f"{path}, line {number}: is no JSON object")
         columns |= dict.fromkeys(row)
         found.append((number, row))
-    rows = [
-        ["" if row.get(c) is None else str(row[c]).strip() for c in columns] for _, row in found
-    ]
+    cells = [[row.get(name) for name in columns] for _, row in found]
+    rows = [["" if cell is None else str(cell).strip() for cell in row] for row in cells]
     return Table(path, list(columns), rows, [number for number, _ in found])
 
 
@@ -267,9 +264,8 @@ def label_pictures(
         label = columns.label
         within = "" if place.folder == root else f"{to_text(place.folder.relative_to(root))}/"
         scope = [file for file in files if file.key.startswith(within)]
-        notes += _read_rows(
-            table, columns, place, _Names(scope, root, _prefixes(place, root)), found
-        )
+        names = _Names(scope, root, _prefixes(place, root))
+        notes += _read_rows(table, columns, place, names, found)
     for file in files:
         if file.key not in found:
             left.add(NO_ROW, file.key)
@@ -305,10 +301,8 @@ def _read_rows(
         raise InputError(
             f"{table.path}: column {columns.image} names no picture here: {some(lost)}; {have}"
         )
-    words = (
-        f"labels: {table.path.name}, pictures in column {columns.image}, labels in {columns.label}"
-    )
-    words += f", splits in {columns.split}" if columns.split else ""
+    words = f"labels: {table.path.name}, column {columns.label}; pictures: column {columns.image}"
+    words += f"; splits: column {columns.split}" if columns.split else ""
     without = f"rows of {table.path.name} without a picture: {len(lost):,}: {some(lost)}"
     return [words, without] if lost else [words]
 
