@@ -12,7 +12,7 @@ import numpy as np
 
 from deepen.data.decode import EXTENSIONS
 from deepen.data.index import FolderIndex, ending
-from deepen.data.leftout import BESIDE, NO_SPLIT, some
+from deepen.data.leftout import BESIDE, NO_SPLIT, in_words, some
 from deepen.data.lists import exclude_from
 from deepen.data.names import natural_key, to_text
 from deepen.data.split import (
@@ -204,8 +204,7 @@ def _read_classes(survey: Survey, walk: Walk, folders: dict[SplitName, Path]) ->
 def _why_none(others: Counter[str]) -> str:
     if not others:
         return "the class has no picture"
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(others.items()))
-    unread = f"{others.total():,} files, none read ({kinds})"
+    unread = f"{others.total():,} files, none read ({in_words(others)})"
     return f"the class has no picture: {unread}; read are {' '.join(sorted(EXTENSIONS))}"
 
 

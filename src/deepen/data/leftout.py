@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from deepen.data.decode import EXTENSIONS, HEIC
 
 LEFTOVERS = frozenset(
     {
@@ -67,10 +70,6 @@ class LeftOut:
             self.reasons[reason] += count
             self._names[reason][name] = None
 
-    def by_ending(self) -> str:
-        """The files that are in their place, in words: `2 .txt, 1 without ending`."""
-        return ", ".join(f"{count:,} {ending}" for ending, count in sorted(self.endings.items()))
-
     def counts(self) -> dict[str, int]:
         """By the ending or the reason."""
         reasons = {reason.partition("|")[2]: count for reason, count in self.reasons.items()}
@@ -78,12 +77,21 @@ class LeftOut:
 
     def notes(self) -> list[str]:
         """A line for each reason."""
-        lines = [f"not taken for pictures: {self.by_ending()}"] if self.endings else []
+        lines = [f"not taken for pictures: {in_words(self.endings)}"] if self.endings else []
         for reason, count in self.reasons.items():
             noun, _, why = reason.partition("|")
             where = some(list(self._names[reason]))
             lines.append(f"left out: {count:,} {noun}{'' if count == 1 else 's'} {why}: {where}")
         return lines
+
+
+def in_words(endings: Mapping[str, int]) -> str:
+    """Counts of endings, and what would read them: `2 .txt, 1 without ending`."""
+    unread = HEIC - EXTENSIONS
+    return ", ".join(
+        f"{count:,} {ending}" + (" (pip install 'deepen[heic]')" if ending in unread else "")
+        for ending, count in sorted(endings.items())
+    )
 
 
 def some(names: list[str]) -> str:

@@ -103,8 +103,8 @@ def open_parquet(
     asked = dict(parse_qsl(word.partition("?")[2]))
     if strange := [name for name in asked if name not in ("image", "label")]:
         raise InputError(f"{word}: {unknown('setting', strange[0], ['image', 'label'])}")
-    whole = root.is_dir()
-    if not whole or root.suffix.lower() == ".parquet":
+    given = root if root.is_dir() else None
+    if given is None or root.suffix.lower() == ".parquet":
         root = Path(os.path.commonpath([_whole(file.absolute()).parent for file in files]))
     names = [to_text(os.path.relpath(file.absolute(), root.absolute())) for file in files]
     columns = _choose_columns(files[0], asked)
@@ -146,8 +146,8 @@ def open_parquet(
         name = classes[int(np.flatnonzero(trained == 0)[0])]
         raise InputError(f"{word}: no row of class {name} is left to train on")
     notes += note_on_test(pools)
-    if whole:
-        notes += _beside(root, files)
+    if given is not None:
+        notes += _beside(given, files)
     splits: dict[SplitName, Split] = {}
     for split in get_args(SplitName):
         if len(numbers := pools.get(split, ())):
