@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deepen.data.augment import Augmentation
+from deepen.data.decode import FORMATS
 from deepen.data.loader import Batch, Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import Split
