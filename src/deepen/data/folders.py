@@ -164,7 +164,8 @@ def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
         elif split is not None:
             folders[split] = root / name
     if folders and "train" not in folders:
-        detail = f"has a folder {next(iter(folders.values())).name} but no train; {_SPLITS}"
+        name = next(iter(folders.values())).name
+        detail = f"has a folder {name} but no train; {_SPLITS}, and a class {name} lies in train"
         survey.faults.append(Fault(root, "layout", detail))
     alike: defaultdict[str, dict[SplitName, str]] = defaultdict(dict)
     for name in [] if folders else names:

@@ -265,7 +265,11 @@ def label_pictures(
         within = "" if place.folder == root else f"{to_text(place.folder.relative_to(root))}/"
         scope = [file for file in files if file.key.startswith(within)]
         names = _Names(scope, root, _prefixes(place, root))
-        notes += _read_rows(table, columns, place, names, found)
+        name = to_text(place.path.relative_to(root) if root in place.path.parents else place.path)
+        words, lost = _read_rows(table, columns, place.split, names, found)
+        notes.append(f"labels: {name}, {words}")
+        if lost:
+            notes.append(f"rows of {name} without a picture: {len(lost):,}: {some(lost)}")
     for file in files:
         if file.key not in found:
             left.add(NO_ROW, file.key)
@@ -276,9 +280,13 @@ def label_pictures(
 
 
 def _read_rows(
-    table: Table, columns: Columns, place: Place, names: _Names, found: dict[str, Labelled]
-) -> list[str]:
-    """Add what a table says to what is known; notes."""
+    table: Table,
+    columns: Columns,
+    of: SplitName | None,
+    names: _Names,
+    found: dict[str, Labelled],
+) -> tuple[str, list[str]]:
+    """Add what a table says to what is known; the columns in words, and names of no picture."""
     lost: list[str] = []
     named = 0
     for row, line in zip(table.rows, table.lines, strict=True):
@@ -288,12 +296,12 @@ def _read_rows(
         if file is None:
             lost.append(cells[columns.image] or "an empty cell")
             continue
-        split = _split(cells[columns.split], where) if columns.split else place.split
+        split = _split(cells[columns.split], where) if columns.split else of
         new = Labelled(file, cells[columns.label], split, where, cells)
         old = found.setdefault(file.key, new)
         if (old.label, old.split) != (new.label, new.split):
-            one, other = (f"{each.label} of {each.split or 'no split'}" for each in (old, new))
-            raise InputError(f"{where}: {file.key} is {other}, but {one} at {old.where}")
+            one, other = (" in ".join(filter(None, (o.label, o.split))) for o in (old, new))
+            raise InputError(f"{where}: {file.key} is {other}, but {one} in {old.where}")
         named += 1
     if not named:
         first = next(iter(names.by_key), None)
@@ -301,10 +309,8 @@ def _read_rows(
         raise InputError(
             f"{table.path}: column {columns.image} names no picture here: {some(lost)}; {have}"
         )
-    words = f"labels: {table.path.name}, column {columns.label}; pictures: column {columns.image}"
-    words += f"; splits: column {columns.split}" if columns.split else ""
-    without = f"rows of {table.path.name} without a picture: {len(lost):,}: {some(lost)}"
-    return [words, without] if lost else [words]
+    words = f"column {columns.label}; pictures: column {columns.image}"
+    return words + (f"; splits: column {columns.split}" if columns.split else ""), lost
 
 
 def _split(value: str, where: str) -> SplitName | None:

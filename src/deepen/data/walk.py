@@ -49,7 +49,8 @@ class Walk:
         listing = self.index.listing(folder)
         self._set_aside(listing)
         if loose is not None:
-            self.left.add(loose, self.name(folder), len(listing.pictures))
+            where = "the folder itself" if folder == self.root else self.name(folder)
+            self.left.add(loose, where, len(listing.pictures))
         above = self._trail(folder)
         return [name for name in listing.folders if self._inner(listing, name, above)]
 
