@@ -76,8 +76,11 @@ def with_table(data: str, labels: str | Path) -> str:
     """
     table, _, columns = str(labels).partition("?")
     file, folder = Path(table).expanduser(), Path(data).expanduser()
-    if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
-        table = file.resolve().relative_to(folder.resolve()).as_posix()
+    if file.is_file():
+        inside = file.resolve().is_relative_to(folder.resolve())
+        table = (
+            file.resolve().relative_to(folder.resolve()) if inside else file.absolute()
+        ).as_posix()
     said = urlencode({"labels": table, **dict(parse_qsl(columns))}, safe="/:\\ ", quote_via=quote)
     return f"{data}?{said}"
 
