@@ -12,15 +12,7 @@ import numpy as np
 
 from deepen.data.index import FolderIndex, Listing
 from deepen.data.names import natural_key, to_text
-from deepen.data.split import (
-    SPLIT_FOLDERS,
-    PictureSet,
-    Pools,
-    Split,
-    SplitName,
-    hold_out,
-    note_on_test,
-)
+from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName
 from deepen.errors import InputError, unknown
 
 
@@ -32,33 +24,22 @@ class _File(NamedTuple):
 
 
 def open_folder(
-    word: str, root: Path, validation: int | None, exclude: frozenset[str]
+    word: str, root: Path, exclude: frozenset[str], *, to_train: bool = True
 ) -> PictureSet:
-    """The pictures under `root`; arguments and errors are those of `open_source`."""
+    """The pictures under `root`, all in `train` where it has no splits of its own.
+
+    Arguments and errors are those of `open_source`; what is not `to_train` on may lack classes.
+    """
     with FolderIndex(root) as index:
-        folders = _split_folders(root)
+        folders = _split_folders(root, to_train)
         ignored: Counter[str] = Counter()
         found: dict[SplitName, dict[str, list[_File]]] = {
             split: _read_classes(index, root, folder, ignored)
             for split, folder in (folders or {"train": root}).items()
         }
-    classes = sorted(found["train"], key=natural_key)
-    _check_classes(root, folders, found, exclude)
-    files: list[_File] = []
-    pools: Pools = {}
-    for split, by_class in found.items():
-        kept = [f for f in chain.from_iterable(by_class.values()) if f.key not in exclude]
-        pools[split] = np.arange(len(files), len(files) + len(kept))
-        files += kept
-    notes = hold_out(pools, tuple(folders), [file.key for file in files], validation)
-    trained = {files[i].label for i in pools["train"]}
-    for name in classes:
-        if name not in trained:
-            raise InputError(
-                f"{root / name}: so few pictures that none is left to train on; add some, "
-                "or split the folder into train and val yourself"
-            )
-    notes += note_on_test(pools)
+    if to_train:
+        _check_classes(root, folders, found, exclude)
+    notes: list[str] = []
     if exclude:
         left_out = exclude & {f.key for by in found.values() for fs in by.values() for f in fs}
         notes.append(f"excluded: {len(left_out):,} pictures, of {len(exclude):,} listed")
@@ -66,10 +47,12 @@ def open_folder(
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ignored.items()))
         notes.append(f"not taken for pictures: {kinds}")
 
+    classes = sorted({name for by in found.values() for name in by}, key=natural_key)
     places = {name: place for place, name in enumerate(classes)}
     splits: dict[SplitName, Split] = {}
     for split in get_args(SplitName):
-        if chosen := [files[i] for i in pools.get(split, ())]:
+        files = chain.from_iterable(found.get(split, {}).values())
+        if chosen := [file for file in files if file.key not in exclude]:
             labels = np.array([places[file.label] for file in chosen], dtype=np.int64)
             splits[split] = Split(
                 split,
@@ -78,10 +61,12 @@ def open_folder(
                 files=tuple(file.path for file in chosen),
                 sizes=np.array([file.size for file in chosen], dtype=np.int64),
             )
-    return PictureSet(word, root, tuple(classes), 3, splits, tuple(notes))
+    if not splits:
+        raise InputError(f"{root}: has no picture in a class folder")
+    return PictureSet(word, root, tuple(classes), 3, splits, tuple(notes), tuple(folders))
 
 
-def _split_folders(root: Path) -> dict[SplitName, Path]:
+def _split_folders(root: Path, to_train: bool) -> dict[SplitName, Path]:
     """The folders that stand for splits; none when the folders of `root` are classes."""
     folders: dict[SplitName, Path] = {}
     for name, split in SPLIT_FOLDERS.items():
@@ -90,7 +75,7 @@ def _split_folders(root: Path) -> dict[SplitName, Path]:
             if split in folders:
                 raise InputError(f"{folder}: stands for the same split as {folders[split].name}")
             folders[split] = folder
-    if folders and "train" not in folders:
+    if to_train and folders and "train" not in folders:
         raise InputError(f"{root}: has a folder {next(iter(folders.values())).name} but no train")
     return folders
 
