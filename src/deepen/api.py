@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from deepen.baselines.probe import Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
-from deepen.data.sources import PictureSet, SplitName, open_source
+from deepen.data.sources import PictureSet
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
@@ -40,6 +40,7 @@ from deepen.training.request import (
 )
 from deepen.training.resume import find, plan_of
 from deepen.training.run import Run
+from deepen.training.scored import Scored, open_scored, open_to_probe, split_names
 from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
 from deepen.training.tuning import tuned
@@ -104,7 +105,7 @@ def begin(plan: Plan, job: Job, output: str | Path | None) -> Run:
 def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     """Score the chosen weights on the test split (the validation split where there is none)."""
     processes, chosen = job.here.processes, run.weights("best")
-    split = _splits(plan.source, None)[0]
+    split = split_names(plan.source, None)[0]
     loaded = load_weights(chosen, model=plan.model) if processes.rank == 0 else None
     if loaded is not None:
         job.network.load_state_dict(loaded.model.state_dict())
@@ -214,18 +215,12 @@ def evaluate(asked: Scoring) -> Scores:
         InputError: weights and data do not go together.
     """
     loaded = load_weights(asked.weights, model=asked.model)
-    card, data = loaded.card, asked.data or loaded.card.data
-    source = open_source(
-        data,
-        data_dir=asked.folder,
-        download=asked.download,
-        validation=card.validation if data == card.data else None,
-    )
-    names = _splits(source, asked.split)
-    place = _label_map(source.classes, card.classes, asked.weights)
+    card, scored = loaded.card, open_scored(asked, loaded.card)
+    source = scored.source
+    place = _label_map(scored, card.classes, asked.weights)
     network = loaded.model.to(asked.place)
     found: list[Predictions] = []
-    for name in names:
+    for name in scored.splits:
         pictures = Batches(
             source.splits[name],
             card.preprocessing,
@@ -239,7 +234,7 @@ def evaluate(asked: Scoring) -> Scores:
             asked.reporter.message(f"left out: {error}")
     labels = torch.cat([place[p.labels] for p in found])
     words = describe_one_crop(
-        card.preprocessing, data=data, split="+".join(names), num_samples=len(labels)
+        card.preprocessing, data=source.name, part=scored.part, num_samples=len(labels)
     )
     return score(
         torch.cat([p.logits for p in found]),
@@ -261,14 +256,7 @@ def probe(asked: Probing) -> Probe:
         InputError: no such layer, or data without validation pictures.
     """
     loaded = load_weights(asked.weights, model=asked.model)
-    card, data = loaded.card, asked.data or loaded.card.data
-    source = open_source(
-        data,
-        data_dir=asked.folder,
-        download=asked.download,
-        # The network's own validation pictures; where it had none, the usual share.
-        validation=(card.validation or None) if data == card.data else None,
-    )
+    source = open_to_probe(asked, loaded.card)
     found = probe_layer(
         loaded,
         source,
@@ -317,18 +305,16 @@ def _choice_in_words(best_epoch: int, split: str) -> str:
     return f"{chosen} and is reported on the test pictures, which nothing was chosen on"
 
 
-def _splits(source: PictureSet, split: str | None) -> list[SplitName]:
-    if split == "all":
-        return list(source.splits)
-    if split is None:
-        return ["test" if "test" in source.splits else "val" if "val" in source.splits else "train"]
-    if split not in source.splits:
-        raise InputError(f"--split {split}: {source.name} has {', '.join(source.splits)} and all")
-    return [split]
-
-
-def _label_map(have: tuple[str, ...], card: tuple[str, ...], weights: str | Path) -> Tensor:
+def _label_map(scored: Scored, card: tuple[str, ...], weights: str | Path) -> Tensor:
     """From the label of a class in the data to its place in the logits, by name."""
-    if strange := [name for name in have if name not in card]:
-        raise InputError(f"{weights}: knows no class {strange[0]!r}; it has {', '.join(card[:20])}")
-    return torch.tensor([card.index(name) for name in have])
+    if strange := [name for name in scored.classes if name not in card]:
+        raise InputError(
+            f"{scored.source.name}: has pictures of classes that {weights} does not know, "
+            f"{_some(strange)}; it knows {_some(card)}"
+        )
+    return torch.tensor([card.index(n) if n in card else -1 for n in scored.source.classes])
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

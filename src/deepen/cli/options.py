@@ -42,6 +42,9 @@ RECIPE = {
     "validation": Flag(
         "validation", int, "Pictures held out of training; 0: none, the last epoch is taken."
     ),
+    "together": Flag(
+        "together", str, "Kept in one split: subfolder, pattern:REGEX or column:NAME."
+    ),
     "amp": Flag("amp", bool, "Compute in bfloat16 where it is safe.", ("--amp/--no-amp",)),
 }
 """By the name of the option."""

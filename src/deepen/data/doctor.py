@@ -20,7 +20,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from deepen.data.decode import FORMATS, MAX_PIXELS, PictureError, detect_format, open_picture
-from deepen.data.folders import Survey, split_folder, survey_folder
+from deepen.data.folders import Survey, lay_folder, survey_folder
+from deepen.data.hold_out import Held, hold_out
 from deepen.data.leftout import some
 from deepen.data.names import natural_key, to_text
 from deepen.data.parquet import find_shards
@@ -169,11 +170,11 @@ def _tree_of_folder(survey: Survey) -> _Tree:
         counts[name] = {label: len(of_class) for label, of_class in by_class.items()}
         for label, of_class in by_class.items():
             files += [_File(file.key, name, label, file.path) for file in of_class]
-    problems = [_problem(survey.root, *fault) for fault in survey.faults]
-    notes = [*survey.notes, *survey.left_out]
+    problems = [_problem(survey.root, *fault[:3]) for fault in survey.faults]
+    notes = [*survey.notes, *survey.left_out, *_few(counts)]
     if not problems:
         try:
-            notes += _few(counts, split_folder(str(survey.root), survey, None, frozenset()))
+            hold_out(lay_folder(str(survey.root), survey, frozenset()), Held())
         except InputError as error:
             problems.append(_problem(survey.root, survey.root, "layout", str(error)))
     return _Tree(survey.root, files, counts, survey.ignored, notes, problems)
@@ -191,10 +192,10 @@ def _tree_of_shards(source: PictureSet) -> _Tree:
     return _Tree(source.root, files, counts, {}, list(source.notes), [])
 
 
-def _few(counts: dict[str, dict[str, int]], source: PictureSet) -> list[str]:
+def _few(counts: dict[str, dict[str, int]]) -> list[str]:
     """A warning of classes that cannot have a picture in each split that is made of theirs."""
     training = counts.get("train", counts.get(UNSPLIT, {}))
-    needed = len(source.splits.keys() - (counts.keys() - {"train"}))
+    needed = 3 if UNSPLIT in counts else 1 if "val" in counts else 2
     few = [f"{name} ({count})" for name, count in training.items() if count < needed]
     words = f"fewer pictures than the {needed} splits made of them need: {some(few)}"
     return [f"{len(few):,} classes have {words}"] if few else []

@@ -15,15 +15,7 @@ from deepen.data.index import FolderIndex, ending
 from deepen.data.leftout import BESIDE, NO_SPLIT, in_words, some
 from deepen.data.lists import exclude_from
 from deepen.data.names import natural_key, to_text
-from deepen.data.split import (
-    SPLIT_FOLDERS,
-    PictureSet,
-    Pools,
-    Split,
-    SplitName,
-    hold_out,
-    note_on_test,
-)
+from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName
 from deepen.data.tables import ENDINGS, SETTINGS, Place, find_tables, label_pictures
 from deepen.data.walk import File, Walk
 from deepen.errors import InputError, unknown
@@ -42,6 +34,8 @@ class Fault(NamedTuple):
     path: Path
     kind: Flaw
     detail: str
+    always: bool = False
+    """Whether it cannot be scored either: nobody knows what the splits are."""
 
 
 @dataclass
@@ -58,6 +52,8 @@ class Survey:
     """How labels were found."""
     ignored: dict[str, int] = field(default_factory=dict)
     """What is left out, by its ending or the reason."""
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What a table says of each picture, by its key."""
     left_out: list[str] = field(default_factory=list)
     """The same, a line for each reason."""
 
@@ -65,15 +61,21 @@ class Survey:
 def open_folder(
     word: str,
     root: Path,
-    validation: int | None,
     exclude: frozenset[str],
     asked: dict[str, str] | None = None,
+    *,
+    to_train: bool = True,
 ) -> PictureSet:
-    """The pictures under `root`; arguments and errors are those of `open_source`."""
+    """The pictures under `root`, all in `train` where it has no splits of its own.
+
+    Arguments and errors are those of `open_source` and `survey_folder`; what is not `to_train` on
+    may lack classes.
+    """
     survey = survey_folder(root, asked or {})
-    for path, _, detail in survey.faults:
-        raise InputError(f"{path}: {detail}")
-    return split_folder(word, survey, validation, exclude)
+    for fault in survey.faults:
+        if to_train or fault.always:
+            raise InputError(f"{fault.path}: {fault.detail}")
+    return lay_folder(word, survey, exclude, to_train=to_train)
 
 
 def survey_folder(root: Path, asked: dict[str, str]) -> Survey:
@@ -102,53 +104,44 @@ def survey_folder(root: Path, asked: dict[str, str]) -> Survey:
     return survey
 
 
-def split_folder(
-    word: str, survey: Survey, validation: int | None, exclude: frozenset[str]
+def lay_folder(
+    word: str, survey: Survey, exclude: frozenset[str], *, to_train: bool = True
 ) -> PictureSet:
-    """The pictures of a survey without fault, held out and in order.
+    """The pictures of a survey, all in `train` where it has no splits.
 
     Raises:
-        InputError: a class has no picture left to train on, or as of `hold_out`.
+        InputError: of a class to train on all pictures are excluded, or there are none at all.
     """
     root, found = survey.root, survey.found
-    classes = sorted(found["train"], key=natural_key)
     keys = {f.key for by_class in found.values() for files in by_class.values() for f in files}
-    left_out, notes_on_list = exclude_from(keys, exclude, root)
-    labels: list[str] = []
-    files: list[File] = []
-    pools: Pools = {}
-    for split, by_class in found.items():
-        start = len(files)
-        for name, of_class in by_class.items():
+    left_out, notes = exclude_from(keys, exclude, root)
+    classes = sorted({name for by_class in found.values() for name in by_class}, key=natural_key)
+    splits: dict[SplitName, Split] = {}
+    for split in get_args(SplitName):
+        labels: list[int] = []
+        files: list[File] = []
+        for name, of_class in found.get(split, {}).items():
             kept = [file for file in of_class if file.key not in left_out]
-            if not kept:
+            if to_train and not kept:
                 where = survey.own.get(split, root) / name
                 raise InputError(f"{where}: the class has no picture, as all are excluded")
             files += kept
-            labels += [name] * len(kept)
-        pools[split] = np.arange(start, len(files))
-    notes = survey.notes + hold_out(pools, tuple(survey.own), [f.key for f in files], validation)
-    trained = {labels[i] for i in pools["train"]}
-    for name in classes:
-        if name not in trained:
-            raise InputError(
-                f"{root / name}: so few pictures that none is left to train on; add some, "
-                "or split the folder into train and val yourself"
-            )
-    notes += [*note_on_test(pools), *notes_on_list, *survey.left_out]
-
-    places = {name: place for place, name in enumerate(classes)}
-    splits: dict[SplitName, Split] = {}
-    for split in get_args(SplitName):
-        if len(chosen := pools.get(split, ())):
+            labels += [classes.index(name)] * len(kept)
+        if files:
+            rows = [survey.rows.get(file.key, {}) for file in files]
+            columns = dict.fromkeys(name for row in rows for name in row)
             splits[split] = Split(
                 split,
-                np.array([places[labels[i]] for i in chosen], dtype=np.int64),
-                tuple(files[i].key for i in chosen),
-                files=tuple(files[i].path for i in chosen),
-                sizes=np.array([files[i].size for i in chosen], dtype=np.int64),
+                np.array(labels, dtype=np.int64),
+                tuple(file.key for file in files),
+                files=tuple(file.path for file in files),
+                sizes=np.array([file.size for file in files], dtype=np.int64),
+                columns={name: [row.get(name, "") for row in rows] for name in columns},
             )
-    return PictureSet(word, root, tuple(classes), 3, splits, tuple(notes))
+    if not splits:
+        raise InputError(f"{root}: has no picture in a class folder, nor a table of labels")
+    notes = [*survey.notes, *notes, *survey.left_out]
+    return PictureSet(word, root, tuple(classes), 3, splits, tuple(notes), tuple(survey.own))
 
 
 def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
@@ -160,7 +153,7 @@ def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
         split = SPLIT_FOLDERS.get(name.lower())
         if split in folders:
             detail = f"stands for the same split as {folders[split].name}; {_SPLITS}"
-            survey.faults.append(Fault(root / name, "layout", detail))
+            survey.faults.append(Fault(root / name, "layout", detail, always=True))
         elif split is not None:
             folders[split] = root / name
     if folders and "train" not in folders:
@@ -175,7 +168,8 @@ def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
     for split_names in alike.values():
         if "train" in split_names and len(split_names) > 1:
             detail = f"if {' and '.join(sorted(split_names.values()))} are splits, rename them: "
-            survey.faults.append(Fault(root / split_names["train"], "layout", detail + _SPLITS))
+            path = root / split_names["train"]
+            survey.faults.append(Fault(path, "layout", detail + _SPLITS, always=True))
     return {split: folders[split] for split in get_args(SplitName) if split in folders}
 
 
@@ -216,7 +210,7 @@ def _check_no_splits_below(survey: Survey, walk: Walk, folder: Path) -> None:
     if "train" in below and len(below) > 1:
         moved = f"{below['train']}/{folder.name}"
         detail = f"splits lie above the classes: make it {moved}; {_SPLITS}"
-        survey.faults.append(Fault(folder / below["train"], "layout", detail))
+        survey.faults.append(Fault(folder / below["train"], "layout", detail, always=True))
 
 
 def _check_classes(survey: Survey, walk: Walk, split: SplitName, folder: Path) -> None:
@@ -289,6 +283,7 @@ def _read_tables(
             continue
         by_class = survey.found.setdefault(split or "train", {})
         by_class.setdefault(one.label, []).append(one.file)
+        survey.rows[one.file.key] = one.row
     survey.found = {
         split: {name: of[name] for name in sorted(of, key=natural_key)}
         for split in get_args(SplitName)

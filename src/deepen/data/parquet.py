@@ -22,15 +22,7 @@ from deepen.data.leftout import BESIDE_SHARDS
 from deepen.data.lists import exclude_from
 from deepen.data.names import natural_key, to_text
 from deepen.data.shards import RowKeys, Rows, Shards, open_shard
-from deepen.data.split import (
-    SPLIT_FOLDERS,
-    PictureSet,
-    Pools,
-    Split,
-    SplitName,
-    hold_out,
-    note_on_test,
-)
+from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName
 from deepen.data.walk import Walk
 from deepen.errors import InputError, WorkError, unknown
 
@@ -93,9 +85,11 @@ def fetch_shards(word: str, download: bool) -> Path:
 
 
 def open_parquet(
-    word: str, files: list[Path], root: Path, validation: int | None, exclude: frozenset[str]
+    word: str, files: list[Path], root: Path, exclude: frozenset[str], *, to_train: bool = True
 ) -> PictureSet:
-    """The pictures of Parquet files; other arguments and errors are those of `open_source`.
+    """The pictures of Parquet files, all in `train` where they have no splits of their own.
+
+    Other arguments and errors are those of `open_source`, and of `open_folder`.
 
     `word` may end in `?image=COLUMN&label=COLUMN`; keys are relative to `root`, where that is a
     folder, else to the one that all files have in common.
@@ -116,7 +110,7 @@ def open_parquet(
 
     own = _split_names(files, names)
     notes = [f"pictures: column {columns.image}, labels: column {columns.label}"]
-    pools: Pools = {}
+    pools: dict[SplitName, np.ndarray] = {}
     starts = np.cumsum([0, *map(len, found)])
     for split in get_args(SplitName):
         parts = [
@@ -130,7 +124,7 @@ def open_parquet(
             if not labelled.all():
                 notes.append(f"{split}: {(~labelled).sum():,} rows without a label left out")
                 pools[split] = pools[split][labelled]
-    if not len(pools.get("train", ())):
+    if not len(pools.get("train", ())) and to_train:
         raise InputError(f"{word}: no file of training pictures with labels; it has {names[0]}")
     pools = {split: rows for split, rows in pools.items() if len(rows)}
     if exclude:
@@ -138,14 +132,13 @@ def open_parquet(
         notes += said
         for split, rows in pools.items():
             pools[split] = rows[[keys[row] not in meant for row in rows.tolist()]]
-    notes += hold_out(pools, tuple(pools) if own else (), keys, validation)
-    if len(classes) < 2:
-        raise InputError(f"{word}: has one class only, {', '.join(classes)}; two are needed")
-    trained = np.bincount(labels[pools["train"]], minlength=len(classes))
-    if not trained.all():
-        name = classes[int(np.flatnonzero(trained == 0)[0])]
-        raise InputError(f"{word}: no row of class {name} is left to train on")
-    notes += note_on_test(pools)
+    if to_train:
+        if len(classes) < 2:
+            raise InputError(f"{word}: has one class only, {', '.join(classes)}; two are needed")
+        trained = np.bincount(labels[pools["train"]], minlength=len(classes))
+        if not trained.all():
+            name = classes[int(np.flatnonzero(trained == 0)[0])]
+            raise InputError(f"{word}: no row of class {name} is left to train on")
     if given is not None:
         notes += _beside(given, files)
     splits: dict[SplitName, Split] = {}
@@ -153,7 +146,9 @@ def open_parquet(
         if len(numbers := pools.get(split, ())):
             rows = Rows(shards, np.asarray(numbers))
             splits[split] = Split(split, labels[rows.numbers], RowKeys(rows), rows=rows)
-    return PictureSet(word, root, classes, 3, splits, tuple(notes))
+    if not splits:
+        raise InputError(f"{word}: has no row with a label")
+    return PictureSet(word, root, classes, 3, splits, tuple(notes), tuple(pools) if own else ())
 
 
 def _beside(root: Path, files: list[Path]) -> list[str]:

@@ -272,12 +272,14 @@ class Scoring(Where):
     """Weights, and the labelled pictures that they are scored on: what `deepen.evaluate` takes."""
 
     weights: str | Path = word(None, "A weights file of `deepen train`.", Option(Path))
-    data: str | None = word(
+    data: str | PictureSet | None = word(
         None, "Labelled pictures; by default those that it was trained on.", Option(str)
     )
     _: KW_ONLY
     split: str | None = word(
-        None, "train, val, test or all; by default test, else val.", Option(str)
+        None,
+        "train, val, test or all; by default test, else val; all of what was not trained on.",
+        Option(str),
     )
     batch_size: int = word(
         128,

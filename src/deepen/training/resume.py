@@ -12,7 +12,7 @@ from deepen.errors import InputError, WorkError
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.distributed import restartable, restarted
 from deepen.training.initialization import Start, read_start
-from deepen.training.plan import Plan, complete, open_pictures, settle
+from deepen.training.plan import Plan, complete, held_by, open_pictures, settle
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
 from deepen.training.request import Here, Request, Training
 from deepen.training.run import Run
@@ -74,7 +74,7 @@ def plan_of(run: Run, request: Request, here: Here) -> Plan:
         exclude=tuple(about["excluded"]),
         download=False,
     )
-    source = open_pictures(again, settled.validation)
+    source = open_pictures(again, held_by(settled), about["fingerprint"])
     start = _start_again(run, about, request)
     found = {**about, "classes": list(source.classes), "fingerprint": source.fingerprint}
     for difference in differences(begun, identity(found, settled)):
