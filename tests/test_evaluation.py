@@ -175,6 +175,6 @@ def test_protocol_in_words():
     preprocessing = Preprocessing(
         channels=1, size_px=(32, 32), resize="squash", mean=(0.5,), std=(0.5,)
     )
-    words = describe_one_crop(preprocessing, data="digits", split="test", num_samples=1899)
+    words = describe_one_crop(preprocessing, data="digits", part="test split", num_samples=1899)
     assert words.startswith("digits, test split, 1,899 pictures, one crop: ")
     assert words.endswith(preprocessing.describe())

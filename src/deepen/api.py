@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from deepen.baselines.probe import Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
-from deepen.data.sources import PictureSet, SplitName, open_source
+from deepen.data.sources import PictureSet
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
@@ -40,8 +40,9 @@ from deepen.training.request import (
     pick_device,
     takes,
 )
-from deepen.training.resume import find, note_changes, note_place, place_of, plan_of
+from deepen.training.resume import find, note_changes, note_place, plan_of
 from deepen.training.run import Run
+from deepen.training.scored import Scored, open_scored, open_to_probe, split_names
 from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
 from deepen.training.tuning import tuned
@@ -103,7 +104,7 @@ def train(asked: Training) -> Trained:
 
 def begin(plan: Plan, job: Job, output: str | Path | None, held: ExitStack) -> Run:
     """The folder of a new run, held until that ends; says what was settled for it."""
-    run = Run.create(output, f"{Path(plan.data).resolve().name}-{plan.model}")
+    run = Run.create(output, f"{_stem(plan.data)}-{plan.model}")
     held.enter_context(run.hold("--output"))
     for line in (*filter(None, [plan.speed]), *job.notes):
         job.here.reporter.message(line)
@@ -116,7 +117,7 @@ def begin(plan: Plan, job: Job, output: str | Path | None, held: ExitStack) -> R
 def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     """Score the chosen weights on the test split (the validation split where there is none)."""
     processes, chosen = job.here.processes, run.weights("best")
-    split = _splits(plan.source, None)[0]
+    split = split_names(plan.source, None)[0]
     loaded = load_weights(chosen, model=plan.model) if processes.rank == 0 else None
     if loaded is not None:
         job.network.load_state_dict(loaded.model.state_dict())
@@ -180,7 +181,7 @@ def _search(asked: Searching, held: ExitStack) -> Searched:
         note_place(begun, plan)
     else:
         plan = tuned(settle(asked, asked), asked)
-        stem = f"{Path(plan.data).resolve().name}-{plan.model}-search"
+        stem = f"{_stem(plan.data)}-{plan.model}-search"
         folder = Run.create(asked.output, stem).path
         held.enter_context(_alone(asked, folder, "--output"))
         begun = Run.create(folder / "base", "")
@@ -243,18 +244,12 @@ def evaluate(asked: Scoring) -> Scores:
         InputError: weights and data do not go together.
     """
     loaded = load_weights(asked.weights, model=asked.model)
-    card, data = loaded.card, asked.data or loaded.card.data
-    source = open_source(
-        asked.data or place_of(asked.weights, card),
-        data_dir=asked.folder,
-        download=asked.download,
-        validation=card.validation if data == card.data else None,
-    )
-    names = _splits(source, asked.split)
-    place = _label_map(source.classes, card.classes, asked.weights)
+    card, scored = loaded.card, open_scored(asked, loaded.card)
+    source = scored.source
+    place = _label_map(scored, card.classes, asked.weights)
     network = loaded.model.to(asked.place)
     found: list[Predictions] = []
-    for name in names:
+    for name in scored.splits:
         pictures = Batches(
             source.splits[name],
             card.preprocessing,
@@ -269,7 +264,7 @@ def evaluate(asked: Scoring) -> Scores:
             asked.reporter.message(f"left out: {error}")
     labels = torch.cat([place[p.labels] for p in found])
     words = describe_one_crop(
-        card.preprocessing, data=data, split="+".join(names), num_samples=len(labels)
+        card.preprocessing, data=source.name, part=scored.part, num_samples=len(labels)
     )
     return score(
         torch.cat([p.logits for p in found]),
@@ -291,14 +286,7 @@ def probe(asked: Probing) -> Probe:
         InputError: no such layer, or data without validation pictures.
     """
     loaded = load_weights(asked.weights, model=asked.model)
-    card, data = loaded.card, asked.data or loaded.card.data
-    source = open_source(
-        asked.data or place_of(asked.weights, card),
-        data_dir=asked.folder,
-        download=asked.download,
-        # The network's own validation pictures; where it had none, the usual share.
-        validation=(card.validation or None) if data == card.data else None,
-    )
+    source = open_to_probe(asked, loaded.card)
     found = probe_layer(
         loaded,
         source,
@@ -333,6 +321,11 @@ def predict(
     return predictor(find_pictures(paths), top_k=top_k, batch_size=batch_size)
 
 
+def _stem(data: str) -> str:
+    """What a run on these data is called: without the columns that were said."""
+    return Path(data.partition("?")[0]).resolve().name
+
+
 def _choice_in_words(best_epoch: int, split: str) -> str:
     if best_epoch == 0:
         return f"no picture was held out: the weights of the last epoch, reported on {split}"
@@ -342,18 +335,16 @@ def _choice_in_words(best_epoch: int, split: str) -> str:
     return f"{chosen} and is reported on the test pictures, which nothing was chosen on"
 
 
-def _splits(source: PictureSet, split: str | None) -> list[SplitName]:
-    if split == "all":
-        return list(source.splits)
-    if split is None:
-        return ["test" if "test" in source.splits else "val" if "val" in source.splits else "train"]
-    if split not in source.splits:
-        raise InputError(f"--split {split}: {source.name} has {', '.join(source.splits)} and all")
-    return [split]
-
-
-def _label_map(have: tuple[str, ...], card: tuple[str, ...], weights: str | Path) -> Tensor:
+def _label_map(scored: Scored, card: tuple[str, ...], weights: str | Path) -> Tensor:
     """From the label of a class in the data to its place in the logits, by name."""
-    if strange := [name for name in have if name not in card]:
-        raise InputError(f"{weights}: knows no class {strange[0]!r}; it has {', '.join(card[:20])}")
-    return torch.tensor([card.index(name) for name in have])
+    if strange := [name for name in scored.classes if name not in card]:
+        raise InputError(
+            f"{scored.source.name}: has pictures of classes that {weights} does not know, "
+            f"{_some(strange)}; it knows {_some(card)}"
+        )
+    return torch.tensor([card.index(n) if n in card else -1 for n in scored.source.classes])
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

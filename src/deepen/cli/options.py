@@ -17,7 +17,7 @@ import typer
 
 from deepen.cli.console import err
 from deepen.errors import InputError
-from deepen.files import parse_yaml, read_text
+from deepen.files import parse_yaml
 from deepen.training.request import Option, Request, Scoring
 
 
@@ -42,6 +42,9 @@ RECIPE = {
     "size": Flag("input.size_px", int, "Height and width the network sees, in px."),
     "validation": Flag(
         "validation", int, "Pictures held out of training; 0: none, the last epoch is taken."
+    ),
+    "together": Flag(
+        "together", str, "Kept in one split: subfolder, pattern:REGEX or column:NAME."
     ),
     "amp": Flag("amp", bool, "Compute in bfloat16 where it is safe.", ("--amp/--no-amp",)),
 }
@@ -186,12 +189,10 @@ def one_source(words: list[str] | str) -> str | None:
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """The pictures that a list names, a line each."""
-    try:
-        lines = read_text(path).splitlines()
-    except InputError as error:
-        raise InputError(f"--exclude {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    """The pictures that a list names."""
+    from deepen.data.lists import read_list  # imports torch
+
+    return read_list(path)
 
 
 READ: dict[str, Callable[[Any], Any]] = {

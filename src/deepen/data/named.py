@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deepen.data.hold_out import check_held_out
 from deepen.data.randomness import permutation
-from deepen.data.split import PictureSet, Split, SplitName, check_held_out
+from deepen.data.split import PictureSet, Split, SplitName
 from deepen.errors import InputError, WorkError
 
 # Data sets known by name: the class of torchvision.datasets, and its folder below the root.
@@ -54,9 +55,10 @@ def open_named(name: str, data_dir: Path, download: bool, validation: int | None
     if held:
         splits["val"] = take("val", np.sort(order[:held]))
         notes.append(f"validation: {held:,} of {count:,} training pictures, by a fixed shuffle")
+    own: tuple[SplitName, ...] = ("train", "test")
     keys = tuple(f"{name}/test/{index}" for index in range(len(test.images)))
     splits["test"] = Split("test", test.labels, keys, images=test.images)
-    return PictureSet(name, None, classes, train.images.shape[-1], splits, tuple(notes))
+    return PictureSet(name, None, classes, train.images.shape[-1], splits, tuple(notes), own)
 
 
 def _digits() -> tuple[tuple[str, ...], _Arrays, _Arrays]:

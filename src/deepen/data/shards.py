@@ -91,6 +91,24 @@ class Shards:
             raise PictureError(self.key(row), "the row holds no picture's bytes")
         return value
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that all files have, beside the pictures."""
+        names = []
+        for file in self.files:
+            with open_shard(file) as opened:
+                names.append(opened.schema_arrow.names)
+        return tuple(n for n in names[0] if n != self.column and all(n in each for each in names))
+
+    def values(self, column: str) -> list[Any]:
+        """A column's value of each row."""
+        values: list[Any] = []
+        for file in self.files:
+            with open_shard(file) as opened:
+                table = opened.read(columns=[column], use_threads=False)
+            values += table.column(0).to_pylist()
+        return values
+
     def _read(self, group: int) -> Any:
         shard, within = self.groups[group].tolist()
         with open_shard(self.files[shard]) as file:
@@ -120,6 +138,11 @@ class Rows:
     def read(self, index: int) -> bytes:
         """The encoded picture; errors as of `Shards.read`."""
         return self.shards.read(int(self.numbers[index]))
+
+    def column(self, name: str) -> list[Any]:
+        """What a column of the table says of each."""
+        values = self.shards.values(name)
+        return [values[number] for number in self.numbers.tolist()]
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The rows shuffled for an epoch, int64 (N,): files, row groups in each, rows of a pool."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from deepen.data.drawn import drawn
 from deepen.data.folders import open_folder
+from deepen.data.hold_out import HELD_OUT, Held, hold_out, hold_out_again
 from deepen.data.named import NAMED, open_named
 from deepen.data.names import natural_key
 from deepen.data.parquet import HUB, fetch_shards, find_shards, open_parquet
-from deepen.data.split import HELD_OUT, SPLIT_FOLDERS, PictureSet, Split, SplitName
+from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName
 from deepen.errors import InputError, unknown
 
 __all__ = [
@@ -33,13 +35,16 @@ def open_source(
     download: bool = False,
     validation: int | None = None,
     exclude: Collection[str] = (),
+    together: str | None = None,
+    begun: str | None = None,
 ) -> PictureSet:
     """Open a data set by name (`NAMED`), a folder of pictures, or Parquet files.
 
-    A folder holds `train/<class>/` with `val/<class>/` (also `valid`, `validation`) and
-    `test/<class>/`, or `<class>/` alone; pictures may lie at any depth below. Hidden files and
-    folders do not count. Of a folder without splits 10% become the test split and 10% the
-    validation split; one with `train` but no validation folder gives 10% of that.
+    A folder holds `train/<class>/` with `val/<class>/` and `test/<class>/` (or other names of
+    `SPLIT_FOLDERS`), or `<class>/` alone; pictures may lie at any depth below. Or it holds pictures
+    and a table of their labels (`deepen.data.tables`), which `?labels=FILE` at the end may name.
+    Whatever is left out is counted in the notes. Of a folder without splits 10% become the test
+    split and 10% the validation split; one with `train` but no validation folder gives 10% of that.
 
     Parquet files hold a column of pictures and one of labels: a file, several (with the system's
     path separator between them), a pattern, a folder of them, or `hf://owner/name` of Hugging
@@ -57,7 +62,10 @@ def open_source(
         validation: how many training pictures are held out for validation. None: 20% of digits,
             5,000 of the other named sets, the above of folders. 0: none, and validation pictures
             that a folder has of its own are trained on too.
-        exclude: keys of pictures to leave out (paths relative to the folder).
+        exclude: pictures to leave out: keys, or other names that `deepen.data.lists` understands.
+        together: what keeps pictures in one split, as `hold_out.Held` says.
+        begun: the fingerprint of a run that these pictures may be of; an older one's splits are
+            found again.
 
     Raises:
         InputError: unknown name, missing data, an empty class, one that training lacks, ...
@@ -71,16 +79,41 @@ def open_source(
         root = Path(data_dir or os.environ.get("DEEPEN_DATA_DIR") or "~/.cache/deepen/data")
         if exclude:
             raise InputError(f"exclude: {word} is no folder whose files could be left out")
+        if together is not None:
+            raise InputError(f"together: {word} comes with its own splits")
         return open_named(word, root.expanduser(), download, validation)
+    laid, held = lay_out(word, download=download, exclude=exclude), Held(validation, together)
+    return hold_out(laid, held) if begun is None else hold_out_again(laid, held, begun)
+
+
+def lay_out(
+    word: str, *, download: bool = False, exclude: Collection[str] = (), to_train: bool = True
+) -> PictureSet:
+    """The pictures of a folder or of Parquet files in the splits that these have themselves.
+
+    Where they have none, all is in `train`, and `own` is empty. What is not `to_train` on, but
+    scored, may be of one class, or of some of them, and have no `train`.
+
+    Raises:
+        InputError: as `open_source` does.
+    """
     where = str(fetch_shards(word, download)) if word.startswith(HUB) else word
     if shards := find_shards(where):
         root = Path(where.partition("?")[0]).expanduser()
-        return open_parquet(word, shards, root, validation, frozenset(exclude))
-    folder = Path(name_or_folder).expanduser()
+        return open_parquet(word, shards, root, frozenset(exclude), to_train=to_train)
+    folder, asked = folder_and_table(word)
     if folder.is_dir():
-        return open_folder(word, folder, validation, frozenset(exclude))
+        return open_folder(word, folder, frozenset(exclude), asked, to_train=to_train)
     if folder.exists():
         raise InputError(f"{word}: a file; a folder of class folders is needed")
     if len(folder.parts) > 1:
         raise InputError(f"{word}: no such folder")
     raise unknown("data set or folder", word, NAMED)
+
+
+def folder_and_table(word: str) -> tuple[Path, dict[str, str]]:
+    """The folder of `PHOTOS?labels=FILE&image=COLUMN`, and what is said of its table."""
+    folder = Path(word).expanduser()
+    if "?" not in word or folder.is_dir():
+        return folder, {}
+    return Path(word.partition("?")[0]).expanduser(), dict(parse_qsl(word.partition("?")[2]))

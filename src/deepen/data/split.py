@@ -1,15 +1,11 @@
-"""What a source of pictures hands out: labelled pictures, split into training and held out.
-
-Which pictures belong to which split never depends on chance: held-out pictures are chosen by fixed
-hashes, in folders and shards by one of each picture's own key, so that adding pictures moves no
-other.
-"""
+"""What a source of pictures hands out: labelled pictures, split into training and held out."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,22 +22,23 @@ from deepen.data.decode import (
     to_pixels,
 )
 from deepen.data.randomness import permutation
-from deepen.data.shards import Rows
-from deepen.errors import InputError
+from deepen.data.shards import RowKeys, Rows
+from deepen.errors import InputError, unknown
 
 SplitName = Literal["train", "val", "test"]
 
 SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
+    "eval": "val",
     "test": "test",
+    "testing": "test",
 }
-"""Folder names that stand for a split, and the split."""
-
-HELD_OUT = 0.1
-"""Share of a folder's pictures that is held out for each split it has no folder for."""
+"""Folder names that stand for a split, in any case of their letters, and the split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +61,15 @@ class Split:
     """Of each picture what is to be learned where that is more than a class: a mapping of names to
     arrays or numbers, as torchvision's detection has it, {"boxes": float32 (n, 4), "labels": int64
     (n,)}. Boxes, points and masks are in px of the upright picture in full size."""
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """What else a table says of each picture, by the column's name; N values each."""
 
     def __post_init__(self) -> None:
         given = [p for p in (self.images, self.files, self.rows) if p is not None]
         assert len(given) == 1
         assert len(given[0]) == len(self.labels) == len(self.keys)
         assert self.targets is None or len(self.targets) == len(self.labels)
+        assert all(len(values) == len(self.labels) for values in self.columns.values())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -119,16 +119,56 @@ class Split:
 
     def take(self, places: Sequence[int]) -> Split:
         """Those pictures alone, in that order."""
+        rows = None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places])
         return replace(
             self,
             labels=self.labels[places],
-            keys=tuple(str(self.keys[i]) for i in places),
+            keys=tuple(str(self.keys[i]) for i in places) if rows is None else RowKeys(rows),
             images=None if self.images is None else self.images[places],
             files=None if self.files is None else tuple(self.files[i] for i in places),
             sizes=None if self.sizes is None else self.sizes[places],
-            rows=None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places]),
+            rows=rows,
             targets=None if self.targets is None else tuple(self.targets[i] for i in places),
+            columns={name: [values[i] for i in places] for name, values in self.columns.items()},
         )
+
+    def plus(self, other: Split) -> Split:
+        """These pictures, then another split's of the same source."""
+
+        def both(one: Any, two: Any) -> Any:
+            return None if one is None or two is None else np.concatenate([one, two])
+
+        rows = None
+        if self.rows is not None and other.rows is not None:
+            rows = Rows(self.rows.shards, both(self.rows.numbers, other.rows.numbers))
+        return replace(
+            self,
+            labels=both(self.labels, other.labels),
+            keys=(*self.keys, *other.keys) if rows is None else RowKeys(rows),
+            images=both(self.images, other.images),
+            files=None if self.files is None or other.files is None else self.files + other.files,
+            sizes=both(self.sizes, other.sizes),
+            rows=rows,
+            targets=None if self.targets is None else (*self.targets, *(other.targets or ())),
+            columns={
+                name: [*values, *other.columns[name]]
+                for name, values in self.columns.items()
+                if name in other.columns
+            },
+        )
+
+    def column(self, name: str) -> Sequence[Any]:
+        """What a table says of each picture.
+
+        Raises:
+            InputError: it has no such column.
+        """
+        if name in self.columns:
+            return self.columns[name]
+        if self.rows is not None and name in self.rows.shards.columns:
+            return self.rows.column(name)
+        have = self.columns if self.rows is None else self.rows.shards.columns
+        raise unknown("column", name, have) if have else InputError("there is no table of columns")
 
     def feed(self, digest: hashlib._Hash) -> None:
         """Add keys, labels and image bytes (files: sizes; shards: sizes and footers), targets."""
@@ -166,17 +206,20 @@ class PictureSet:
     """`train` always, the others where there are pictures for them."""
     notes: tuple[str, ...] = ()
     """In words: how it was split, what is missing, what was left out."""
-    fingerprint: str = field(init=False)
-    """SHA-256 over classes, and each split's keys, labels, targets, and bytes of images in memory.
+    own: tuple[SplitName, ...] = ()
+    """The splits that it came with; what others there are was held out of training pictures. None:
+    it came as one heap."""
 
-    Of files it has their sizes (`Split.feed`); `deepen.training.pictures` compares the bytes.
-    """
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over classes, and each split's keys, labels, targets, bytes of images in memory.
 
-    def __post_init__(self) -> None:
+        Of files it has their sizes (`Split.feed`); `deepen.training.pictures` compares the bytes.
+        """
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for split in self.splits.values():
             split.feed(digest)
-        object.__setattr__(self, "fingerprint", digest.hexdigest())
+        return digest.hexdigest()
 
     @classmethod
     def of(
@@ -213,9 +256,8 @@ class PictureSet:
         channels = {3 if s.images is None else s.images.shape[-1] for s in splits.values()}
         if len(channels) > 1:
             raise InputError(f"{name}: some splits are grey and some in colour")
-        pools: Pools = {split: np.arange(len(found)) for split, found in splits.items()}
-        notes = tuple(note_on_test(pools))
-        return cls(name, None, tuple(classes), channels.pop(), splits, notes)
+        notes = tuple(note_on_test(splits))
+        return cls(name, None, tuple(classes), channels.pop(), splits, notes, tuple(splits))
 
 
 def _own_split(
@@ -249,83 +291,12 @@ def _own_split(
     return Split(split, labels, keys, images=images, targets=targets)
 
 
-Pools = dict[SplitName, np.ndarray]
-"""Which pictures of a source each split has, int64, in order."""
-
-
-def hold_out(
-    pools: Pools, own: Collection[SplitName], keys: Sequence[str], validation: int | None
-) -> list[str]:
-    """Take from the training pictures what no split of the source's own stands for.
-
-    Args:
-        pools: changed in place; `train` holds all where the source has no splits.
-        own: the splits that the source has itself.
-        keys: of all pictures.
-        validation: as for `open_source`.
-
-    Returns:
-        Notes on what was done.
-
-    Raises:
-        InputError: more are to be held out than there are.
-    """
-    notes: list[str] = []
-    if not own:
-        notes.append(_move("test", pools, keys, HELD_OUT, None))
-    if "val" not in own:
-        below = HELD_OUT if own else 2 * HELD_OUT  # the first tenth has gone to the test
-        notes.append(_move("val", pools, keys, below, validation))
-    elif validation == 0:
-        pools["train"] = np.concatenate([pools["train"], pools.pop("val")])
-        notes.append("validation: none, the folder's own validation pictures are trained on")
-    elif validation is not None:
-        notes.append(f"validation: the folder's own pictures, not {validation:,} held out")
-    return notes
-
-
-def note_on_test(pools: Pools) -> list[str]:
+def note_on_test(splits: Collection[SplitName]) -> list[str]:
     """What to say where there is no test split."""
-    if len(pools.get("test", ())):
+    if "test" in splits:
         return []
     measured = "what is reported is measured on the validation pictures"
-    return [f"test: none; {measured if len(pools.get('val', ())) else 'no picture is held out'}"]
-
-
-def check_held_out(held: int, count: int) -> None:
-    """Refuse to hold out all or less than none.
-
-    Raises:
-        InputError: says how many there are.
-    """
-    if not 0 <= held < count:
-        raise InputError(f"validation: {held:,} held out, but there are {count:,} to train on")
-
-
-def _move(
-    split: Literal["val", "test"],
-    pools: Pools,
-    keys: Sequence[str],
-    below: float,
-    count: int | None,
-) -> str:
-    """Move the training pictures whose hash is below, or the `count` with the least."""
-    pictures = pools["train"]
-    hashes = np.array([_hash(str(keys[i])) for i in pictures.tolist()])
-    if count is None:
-        held = hashes < below
-    else:
-        check_held_out(count, len(pictures))
-        held = np.zeros(len(pictures), bool)
-        held[np.argsort(hashes, kind="stable")[:count]] = True
-    pools[split], pools["train"] = pictures[held], pictures[~held]
-    name = {"val": "validation", "test": "test"}[split]
-    return f"{name}: {held.sum():,} of {len(pictures):,} pictures, by a fixed hash of each path"
-
-
-def _hash(key: str) -> float:
-    """Where a picture falls between 0 and 1, whatever other pictures there are."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return [f"test: none; {measured if 'val' in splits else 'no picture is held out'}"]
 
 
 def file_size(path: Path) -> int:

@@ -89,11 +89,11 @@ def predict_logits(
 
 
 def describe_one_crop(
-    preprocessing: Preprocessing, *, data: str, split: str, num_samples: int
+    preprocessing: Preprocessing, *, data: str, part: str, num_samples: int
 ) -> str:
     """The one-crop protocol in words, for `Scores.protocol` and the card.
 
     Example: `digits, test split, 899 pictures, one crop: zero border to 32x32 px`.
     """
     pictures = f"{num_samples:,} picture{'' if num_samples == 1 else 's'}"
-    return f"{data}, {split} split, {pictures}, one crop: {preprocessing.describe()}"
+    return f"{data}, {part}, {pictures}, one crop: {preprocessing.describe()}"

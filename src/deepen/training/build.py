@@ -144,7 +144,7 @@ def batches(plan: Plan, here: Here, split: SplitName, *, augmented: bool = False
 def protocol(plan: Plan, split: str, num_samples: int) -> str:
     """How a split is scored, in words."""
     return describe_one_crop(
-        plan.input.preprocessing, data=plan.data, split=split, num_samples=num_samples
+        plan.input.preprocessing, data=plan.data, part=f"{split} split", num_samples=num_samples
     )
 
 
@@ -163,6 +163,7 @@ def card(plan: Plan, origin: str, protocol: str, scores: dict[str, float], epoch
         score=scores,
         data=plan.data,
         fingerprint=source.fingerprint,
+        trained_on=plan.trained_on,
         validation=plan.recipe.validation,
         recipe=plan.recipe.model_dump(mode="json", exclude_none=True),
         epoch=epoch,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from deepen.data.hold_out import Held
 from deepen.data.parquet import HUB
+from deepen.data.seen import sample_of
 from deepen.data.sources import NAMED, PictureSet, open_source
 from deepen.errors import InputError
 from deepen.models import takes_of
@@ -51,6 +54,11 @@ class Plan:
     words: tuple[str, ...] = ()
     left_open: tuple[str, ...] = ()
     speed: str = ""
+
+    @cached_property
+    def trained_on(self) -> tuple[str, ...]:
+        """By what the weights' card will know these pictures again."""
+        return sample_of(self.source.splits["train"], self.source.classes)
 
     def about(self) -> dict[str, Any]:
         """data.json."""
@@ -149,8 +157,13 @@ def _with_speed(plan: Plan, here: Here) -> Plan:
     return replace(plan, recipe=recipe, left_open=left_open, speed=speed if left_open else "")
 
 
-def open_pictures(request: Request, validation: int | None) -> PictureSet:
+def open_pictures(request: Request, held: Held, begun: str | None = None) -> PictureSet:
     """The pictures that are asked for, or that the user has made.
+
+    Args:
+        request: what is asked for.
+        held: what is held out of them.
+        begun: the fingerprint of the run that they are to be of, if any.
 
     Raises:
         InputError: there are none.
@@ -163,8 +176,10 @@ def open_pictures(request: Request, validation: int | None) -> PictureSet:
         str(request.data),
         data_dir=request.folder,
         download=request.download,
-        validation=validation,
+        validation=held.validation,
         exclude=request.exclude,
+        together=held.together,
+        begun=begun,
     )
 
 
@@ -187,7 +202,7 @@ def same_plan(shared: dict[str, Any], request: Request, here: Here) -> Plan:
     asked = request
     if not isinstance(request.data, PictureSet):
         asked = Request(shared["data"], data_dir=shared["data_dir"], exclude=shared["excluded"])
-    source = open_pictures(asked, recipe.validation)
+    source = open_pictures(asked, held_by(recipe), shared["fingerprint"])
     if source.fingerprint != shared["fingerprint"]:
         raise InputError(
             f"data {shared['data']}: {socket.gethostname()} has other pictures there than the "
@@ -209,14 +224,17 @@ def share(plan: Plan) -> dict[str, Any]:
     return {**wanted, "data": data, "recipe": plan.recipe.model_dump(mode="json")}
 
 
-def held_out(request: Request) -> int | None:
-    """How many pictures the words hold out for validation; None: as many as the source does."""
-    if "validation" in request.changes:  # any recipe refuses what is no count
-        said = {"validation": request.changes["validation"]}
-        return load_recipe("quick", said).validation
-    if request.recipe is None:
-        return None
-    return load_recipe(request.recipe, dict(request.changes)).validation
+def held_out(request: Request) -> Held:
+    """What the words hold out for validation."""
+    if request.recipe is not None:
+        return held_by(load_recipe(request.recipe, dict(request.changes)))
+    said = {key: request.changes[key] for key in Held._fields if key in request.changes}
+    return held_by(load_recipe("quick", said))  # any recipe refuses what is no count
+
+
+def held_by(recipe: Recipe) -> Held:
+    """What a recipe holds out for validation."""
+    return Held(recipe.validation, recipe.together)
 
 
 def _start(request: Request, source: PictureSet, device: str) -> Start | None:

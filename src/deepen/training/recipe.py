@@ -60,6 +60,9 @@ class Recipe(Block, frozen=True):
     validation: int | None = Field(
         default=None, ge=0
     )  # pictures held out of training; None: the source's
+    together: str | None = None
+    """What keeps pictures in one split (`deepen.data.hold_out`): `subfolder`, `pattern:REGEX` or
+    `column:NAME`; None: each is held out for itself."""
     scored: Literal["val", "test"] = "val"
     """The split that is scored after each epoch: `val`, which the epoch is chosen on; or `test`, as
     papers plot it: then nothing is chosen, and the last epoch counts."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepen.data.hold_out import Held
 from deepen.data.sources import PictureSet
 from deepen.errors import InputError, WorkError
 from deepen.training.blocks import Length
@@ -15,7 +16,7 @@ from deepen.training.distributed import restartable, restarted
 from deepen.training.initialization import Start, read_start
 from deepen.training.optimizer import lr_factor
 from deepen.training.pictures import changes
-from deepen.training.plan import Plan, complete, open_pictures, settle
+from deepen.training.plan import Plan, complete, held_by, open_pictures, settle
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
 from deepen.training.request import Here, Request, Training
 from deepen.training.run import Run
@@ -78,7 +79,7 @@ def plan_of(run: Run, request: Request, here: Here) -> Plan:
         exclude=tuple(about["excluded"]),
         download=False,
     )
-    source = _same_pictures(run, about, again, settled.validation, here)
+    source = _same_pictures(run, about, again, held_by(settled), here)
     start = _start_again(run, about, request)
     found = {**about, "classes": list(source.classes)}
     for difference in differences(begun, identity(found, settled)):
@@ -92,7 +93,7 @@ def plan_of(run: Run, request: Request, here: Here) -> Plan:
 
 
 def _same_pictures(
-    run: Run, about: dict[str, Any], again: Request, held: int | None, here: Here
+    run: Run, about: dict[str, Any], again: Request, held: Held, here: Here
 ) -> PictureSet:
     """The pictures that the run was begun with, wherever they lie now.
 
@@ -111,7 +112,7 @@ def _same_pictures(
     missing: list[InputError] = []
     for word in _places(run, about) if said is None else [said]:
         try:
-            source = open_pictures(replace(again, data=word), held)
+            source = open_pictures(replace(again, data=word), held, about["fingerprint"])
         except InputError as error:
             missing.append(error)
             continue

@@ -38,6 +38,8 @@ class Card(BaseModel):
         score: {"top1": 0.9, "loss": 0.3, ...}; shares in 0..1, the loss in nats.
         data: what it was trained on, as the user named it.
         fingerprint: SHA-256 of that data's names, labels and pictures.
+        trained_on: of a few training pictures, by which the data are known again, hashes of name
+            and content (`deepen.data.seen`).
         validation: pictures that were held out of training, where the recipe says it.
         recipe: the whole recipe, as plain fields.
         epoch: passes over the training pictures behind these weights.
@@ -60,6 +62,7 @@ class Card(BaseModel):
     score: dict[str, float] = {}
     data: str = ""
     fingerprint: str = ""
+    trained_on: tuple[str, ...] = ()
     validation: int | None = None
     recipe: dict[str, object] = {}
     epoch: int = 0

@@ -1,0 +1,131 @@
+"""Which pictures trained weights are scored on: held-out ones where they were trained on the data.
+
+What is held out is a matter of training. So a source that was not trained on is scored whole, or
+in the splits that it came with; it may be of one class, or of some that the weights know.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from deepen.data.drawn import drawn
+from deepen.data.hold_out import Held, hold_out, hold_out_again
+from deepen.data.seen import seen_again
+from deepen.data.sources import NAMED, PictureSet, SplitName, lay_out, open_source
+from deepen.errors import InputError
+from deepen.training.request import Scoring
+from deepen.training.resume import place_of
+from deepen.weights import Card
+
+
+class Scored(NamedTuple):
+    """What is scored.
+
+    Attributes:
+        source: the pictures.
+        splits: of them that are scored.
+        part: which that is, in words: `test split`.
+    """
+
+    source: PictureSet
+    splits: list[SplitName]
+    part: str
+
+    @property
+    def classes(self) -> list[str]:
+        """Those that pictures are scored of."""
+        labels = np.concatenate([self.source.splits[name].labels for name in self.splits])
+        return [self.source.classes[label] for label in np.unique(labels)]
+
+
+def open_scored(asked: Scoring, card: Card) -> Scored:
+    """The pictures that weights with this card are to be scored on.
+
+    Raises:
+        InputError: there are none, or no such split.
+    """
+    if isinstance(asked.data, PictureSet):
+        return _split_of(asked.data, asked.split)
+    word = asked.data or place_of(asked.weights, card)
+    if word in NAMED or drawn(word):
+        held = card.validation if asked.data in (None, card.data) else None
+        named = open_source(word, data_dir=asked.folder, download=asked.download, validation=held)
+        return _split_of(named, asked.split)
+    laid = lay_out(word, download=asked.download, to_train=False)
+    held_out = _held_out(laid, card)
+    if held_out is not None and held_out.fingerprint == card.fingerprint:
+        return _split_of(held_out, asked.split)
+    recorded = bool(card.trained_on)
+    known = seen_again(laid, card.trained_on) > 0 if recorded else asked.data in (None, card.data)
+    if held_out is not None and known:
+        scored = _split_of(held_out, asked.split)
+        return scored._replace(part=f"{scored.part} of data that changed since training")
+    trained_on = "not trained on" if recorded else "unknown whether trained on"
+    if known:
+        trained_on = "training pictures among them"
+    if laid.own:
+        scored = _split_of(laid, asked.split)
+        return scored._replace(part=f"its own {scored.part}, {trained_on}")
+    if asked.split not in (None, "all"):
+        raise InputError(
+            f"--split {asked.split}: {laid.name} is not the data of training and has no splits of "
+            "its own; it is scored whole"
+        )
+    return Scored(laid, list(laid.splits), f"all of it, {trained_on}")
+
+
+def open_to_probe(asked: Scoring, card: Card) -> PictureSet:
+    """Training and validation pictures for a classifier of these weights' features, of any classes.
+
+    The network's own validation pictures where it was trained on them; where it had none, the usual
+    share.
+
+    Raises:
+        InputError: as `open_source` does.
+    """
+    if isinstance(asked.data, PictureSet):
+        return asked.data
+    word = asked.data or place_of(asked.weights, card)
+    usual = (card.validation or None) if asked.data in (None, card.data) else None
+    if word in NAMED or drawn(word):
+        return open_source(word, data_dir=asked.folder, download=asked.download, validation=usual)
+    laid = lay_out(word, download=asked.download)
+    held_out = _held_out(laid, card)
+    if held_out and held_out.fingerprint == card.fingerprint and "val" in held_out.splits:
+        return held_out
+    return hold_out(laid, Held(usual))
+
+
+def split_names(source: PictureSet, split: str | None) -> list[SplitName]:
+    """The splits that a word asks for; by default the test split, else that for validation.
+
+    Raises:
+        InputError: the source has no such split.
+    """
+    if split == "all":
+        return list(source.splits)
+    order: tuple[SplitName, ...] = ("test", "val", "train")
+    if split is None:
+        return [next(name for name in order if name in source.splits)]
+    found = [name for name in source.splits if name == split]
+    if not found:
+        raise InputError(f"--split {split}: {source.name} has {', '.join(source.splits)} and all")
+    return found
+
+
+def _split_of(source: PictureSet, split: str | None) -> Scored:
+    names = split_names(source, split)
+    return Scored(source, names, f"{'+'.join(names)} split")
+
+
+def _held_out(laid: PictureSet, card: Card) -> PictureSet | None:
+    """The pictures with those held out that a training of this card holds out; None: it cannot."""
+    together = card.recipe.get("together")
+    held = Held(card.validation, None if together is None else str(together))
+    with suppress(InputError):
+        if "train" in laid.splits:
+            return hold_out_again(laid, held, card.fingerprint)
+    return None
