@@ -38,6 +38,8 @@ from deepen.data.randomness import uniforms
 from deepen.data.sources import Split
 from deepen.errors import InputError
 
+_ALONE = "is left alone in its batch, and this network needs two pictures at once"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -114,6 +116,9 @@ class Batches:
         workers: processes that decode; they live as long as the loader.
         cache_bytes: of decoded pictures of files that are kept from epoch to epoch, in a temporary
             file that the workers share.
+        fewest: pictures that a step needs at once, 1 or 2: the last one of an epoch joins the batch
+            before it where it would be alone, and no process has one alone. A picture that is alone
+            since all others of its batch cannot be decoded is left out with these.
         mean_image: (H, W, C) on the 0..1 scale, exactly when `preprocessing` wants one.
         device: where the batches are wanted.
         rank: which of the processes this is, from 0.
@@ -136,6 +141,7 @@ class Batches:
     shuffle: bool = False
     workers: int = 0
     cache_bytes: int = 0
+    fewest: int = 1
     mean_image: Tensor | None = None
     device: torch.device | str = "cpu"
     rank: int = 0
@@ -153,8 +159,10 @@ class Batches:
         self.device = torch.device(self.device)
         self.num_images = len(split)
         """Pictures of an epoch, in all processes."""
-        self.num_batches = math.ceil(len(split) / self.batch_size)
-        """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
+        self.num_batches = math.ceil((len(split) + 1 - self.fewest) / self.batch_size)
+        """Batches of an epoch, the last one perhaps of another size; the same in all processes."""
+        self.num_full = self.num_batches - (self.num_batches * self.batch_size != len(split))
+        """Those of `batch_size` pictures."""
         width = preprocessing.size_px[1]
         self._normalize = preprocessing.normalization(width, self.device, self.mean_image)
         self._labels = torch.from_numpy(split.labels).to(self.device)
@@ -214,13 +222,14 @@ class Batches:
     def _place(self, k: int) -> slice:
         """Where this process's part of batch k lies in the order of the epoch."""
         begin = k * self.batch_size
-        size = min(self.batch_size, len(self.split) - begin)
-        pairs = math.ceil(size / 2)
-        first, last = (
-            begin + min(size, 2 * math.ceil(pairs * rank / self.world_size))
-            for rank in (self.rank, self.rank + 1)
-        )
-        return slice(first, last)
+        end = len(self.split) if k == self.num_batches - 1 else begin + self.batch_size
+        pairs = max(1, (end - begin + 2 - self.fewest) // 2)  # the last may be of one or of three
+
+        def edge(rank: int) -> int:
+            whole = math.ceil(pairs * rank / self.world_size)
+            return end if whole == pairs else begin + 2 * whole
+
+        return slice(edge(self.rank), edge(self.rank + 1))
 
     def _from_memory(self, epoch: int, order: Tensor, places: list[slice]) -> Iterator[Batch]:
         on_device = order.to(self.device)
@@ -244,6 +253,9 @@ class Batches:
             self._requests[:] = requests
             answers = self._workers
         for chunk, (images, kept, bad, geometry) in zip(chunks, answers, strict=True):
+            if 0 < len(kept) < self.fewest:
+                bad = (*bad, *(PictureError(self.split.key(index), _ALONE) for index in kept))
+                images, kept, geometry = images[:0], [], geometry and geometry[:0]
             images = images.to(self.device, non_blocking=True)
             indices = torch.tensor(kept, dtype=torch.int64)
             labels = self._labels[indices.to(self.device)]
