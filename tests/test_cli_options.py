@@ -17,9 +17,10 @@ from deepen.training.request import Here, Request, Training
 
 OPTIONS = {
     "train": """
-        --amp --batch-size --cache --config --data-dir --device --download --epochs --exclude
-        --init-from --json --lr --model --momentum --no-amp --output --recipe --resume --seed
-        --set --size --tune --validation --weight-decay --weights --workers -b -j data
+        --amp --batch-size --cache --choose-by --class-weights --config --data-dir --device
+        --download --epochs --exclude
+        --init-from --json --lr --model --momentum --no-amp --output --recipe --resume --sampling --seed
+        --set --size --task --tune --validation --weight-decay --weights --workers -b -j data
     """,
     "search": """
         --batch-size --config --data-dir --device --download --epochs --json --model --output

@@ -128,7 +128,7 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
             write_whole(run.path / name, content)
         else:
             run.write_json(name, content)
-    choice = _choice_in_words(state.best_epoch, split)
+    choice = _choice_in_words(state.best_epoch, split, plan.recipe.choose_by)
     scores = examined.scores.model_dump()
     run.write_json("scores.json", {"split": split, "choice": choice, "scores": scores})
     return trained
@@ -303,10 +303,11 @@ def predict(
     return predictor(find_pictures(paths), top_k=top_k, batch_size=batch_size)
 
 
-def _choice_in_words(best_epoch: int, split: str) -> str:
+def _choice_in_words(best_epoch: int, split: str, choose_by: str | None) -> str:
     if best_epoch == 0:
         return f"no picture was held out: the weights of the last epoch, reported on {split}"
-    chosen = f"epoch {best_epoch} was chosen on the validation pictures"
+    by = f" by {choose_by}" if choose_by else ""
+    chosen = f"epoch {best_epoch} was chosen on the validation pictures{by}"
     if split == "val":
         return f"{chosen}, and is reported on the same ones for want of a test split: optimistic"
     return f"{chosen} and is reported on the test pictures, which nothing was chosen on"

@@ -23,7 +23,7 @@ def evaluate(
     as_json: JSON = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the classes as CSV.")] = False,
 ) -> None:
-    """Score a weights file: top-1, top-5, loss, each class, confusion, calibration."""
+    """Score a weights file: top-1, top-5, loss, means over classes, each class, confusion."""
     from deepen import api  # imports torch
 
     scores = api.evaluate(**words)
@@ -47,6 +47,11 @@ def _print(scores: Scores) -> None:
         f"top-1 error {100 - 100 * scores.top1:.2f}%{top5}  loss {scores.loss:.4f}  "
         f"calibration error {100 * scores.calibration_error:.2f}%"
     )
+    if scores.balanced_accuracy is not None and scores.macro_f1 is not None:
+        out.print(
+            f"balanced accuracy {100 * scores.balanced_accuracy:.2f}%  "
+            f"macro F1 {100 * scores.macro_f1:.2f}%"
+        )
     table = Table("class", "precision", "recall", "F1", "pictures", box=None)
     for row in scores.per_class:
         shares = ["-" if v is None else f"{v:.3f}" for v in (row.precision, row.recall, row.f1)]

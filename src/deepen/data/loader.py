@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache, partial
 from multiprocessing.synchronize import Event
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from deepen.data.geometry import Geometry
 from deepen.data.mixing import Mixing, mix
 from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
+from deepen.data.sampling import balanced_order
 from deepen.data.sources import Split
 from deepen.errors import InputError
 
@@ -113,6 +114,7 @@ class Batches:
         num_classes: length of the mixed pictures' shares; needed for those alone.
         seed: of order and augmentation.
         shuffle: in an order drawn for each epoch; else as the split has them.
+        sampling: of shuffled pictures: each once, or each class as often (`deepen.data.sampling`).
         workers: processes that decode; they live as long as the loader.
         cache_bytes: of decoded pictures of files that are kept from epoch to epoch, in a temporary
             file that the workers share.
@@ -139,6 +141,7 @@ class Batches:
     num_classes: int = 0
     seed: int = 0
     shuffle: bool = False
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     workers: int = 0
     cache_bytes: int = 0
     fewest: int = 1
@@ -203,8 +206,9 @@ class Batches:
 
     def layout(self, epoch: int) -> tuple[Tensor, Tensor]:
         """An epoch's order, int64 (N,), and uniforms, float32 (N, draws), on the device."""
-        order = self._order(epoch).to(self.device)
-        return order, uniforms(self.seed, epoch, order, self.augmentation.draws)
+        samples = self._order(epoch).to(self.device)
+        u = uniforms(self.seed, epoch, samples, self.augmentation.draws)
+        return samples % len(self.split), u
 
     def pick(self, indices: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented images and labels as in `Batch` of resident samples, with their uniforms.
@@ -215,6 +219,9 @@ class Batches:
         return self._normalize(images), self._labels[indices]
 
     def _order(self, epoch: int) -> Tensor:
+        """The samples of an epoch; the picture of sample s is s modulo the number of pictures."""
+        if self.shuffle and self.sampling == "balanced":
+            return balanced_order(self.split.labels, self.seed, epoch)
         if self.shuffle:
             return self.split.order(self.seed, epoch)
         return torch.arange(len(self.split))
@@ -235,7 +242,7 @@ class Batches:
         on_device = order.to(self.device)
         u = uniforms(self.seed, epoch, on_device, self.augmentation.draws)
         for place in places:
-            indices = on_device[place]
+            indices = on_device[place] % len(self.split)
             images = augment_batch(self.augmentation, self._images, indices, u[place])
             geometry = None
             if self.split.targets is not None:
@@ -254,12 +261,13 @@ class Batches:
             answers = self._workers
         for chunk, (images, kept, bad, geometry) in zip(chunks, answers, strict=True):
             if 0 < len(kept) < self.fewest:
-                bad = (*bad, *(PictureError(self.split.key(index), _ALONE) for index in kept))
+                alone = (self.split.key(sample % len(self.split)) for sample in kept)
+                bad = (*bad, *(PictureError(key, _ALONE) for key in alone))
                 images, kept, geometry = images[:0], [], geometry and geometry[:0]
             images = images.to(self.device, non_blocking=True)
-            indices = torch.tensor(kept, dtype=torch.int64)
-            labels = self._labels[indices.to(self.device)]
-            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad), geometry)
+            samples = torch.tensor(kept, dtype=torch.int64)
+            labels = self._labels[samples.to(self.device) % len(self.split)]
+            yield self._batch(epoch, images, labels, samples, chunk, tuple(bad), geometry)
 
     def _batch(
         self,
@@ -272,16 +280,16 @@ class Batches:
         geometry: Geometry | None = None,
     ) -> Batch:
         """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
-        normal = self._normalize(images)
+        normal, indices = self._normalize(images), kept % len(self.split)
         if self.split.targets is not None:
-            given = [self.split.targets[index] for index in kept.tolist()]
+            given = [self.split.targets[index] for index in indices.tolist()]
             named = [
                 {name: torch.tensor(value, device=self.device) for name, value in target.items()}
                 for target in given
             ]
-            return Batch(normal, labels, kept, bad, named_targets=named, geometry=geometry)
+            return Batch(normal, labels, indices, bad, named_targets=named, geometry=geometry)
         if not (self.mixing.active and len(kept)):
-            return Batch(normal, labels, kept, bad)
+            return Batch(normal, labels, indices, bad)
         normal, labels, shares = mix(
             self.mixing,
             normal,
@@ -292,7 +300,7 @@ class Batches:
             seed=self.seed,
             epoch=epoch,
         )
-        return Batch(normal, labels, kept, bad, shares)
+        return Batch(normal, labels, indices, bad, shares)
 
 
 def stay_on_device(split: Split, augmentation: Augmentation) -> bool:
@@ -304,12 +312,12 @@ class _Request(NamedTuple):
     """One batch to be decoded; it says all that changes, so workers have no state."""
 
     epoch: int
-    indices: list[int]
+    samples: list[int]
 
 
 class _Answer(NamedTuple):
     images: Tensor  # uint8 (B, H, W, C)
-    kept: list[int]  # the indices of these images
+    kept: list[int]  # the samples that these images are
     bad: Sequence[PictureError]
     geometry: Geometry | None = None  # of these images, where the split has targets
 
@@ -336,19 +344,19 @@ class _Pictures(Dataset[_Answer]):
         draws = uniforms(
             self.seed,
             request.epoch,
-            torch.tensor(request.indices, dtype=torch.int64),
+            torch.tensor(request.samples, dtype=torch.int64),
             self.augmentation.draws,
         )
         images, kept, bad = [], [], []
         sizes, places = [], []
-        for place, (index, u) in enumerate(zip(request.indices, draws, strict=True)):
+        for place, (sample, u) in enumerate(zip(request.samples, draws, strict=True)):
             try:
-                image, full_size = self._augmented(index, u)
+                image, full_size = self._augmented(sample % len(self.split), u)
             except PictureError as error:
                 bad.append(error)
                 continue
             images.append(image)
-            kept.append(index)
+            kept.append(sample)
             sizes.append(full_size)
             places.append(place)
         size = (*self.preprocessing.size_px, self.preprocessing.channels)

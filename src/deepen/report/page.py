@@ -38,8 +38,15 @@ if TYPE_CHECKING:
 
 NEEDED = ("epoch", "lr", "train_loss", "eval_loss", "images_per_s", "seconds")
 """Columns of metrics.csv that every task has."""
-TITLES = {"loss": "Loss", "top1": "Top-1 accuracy"}
+TITLES = {
+    "loss": "Loss",
+    "top1": "Top-1 accuracy",
+    "balanced": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+}
 """Of charts; other figures go by their names."""
+PERCENT = ("top1", "balanced", "macro_f1")
+"""Figures that are shown in percent."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
     "device",
@@ -414,8 +421,8 @@ def _columns(rows: Sequence[Row], scored: str) -> list[dict[str, str]]:
     for column in _figures(rows):
         part, _, figure = column.partition("_")
         of = {"train": "Training", "eval": scored.capitalize()}[part]
-        name = {"top1": "top-1"}.get(figure, figure)
-        form = "percent" if figure == "top1" else "number"
+        name = {"top1": "top-1", "macro_f1": "macro F1"}.get(figure, figure)
+        form = "percent" if figure in PERCENT else "number"
         columns.append({"key": column, "title": f"{of} {name}", "form": form})
     return columns
 
@@ -442,7 +449,7 @@ def _chart(
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        if title == TITLES["top1"]:
+        if title in {TITLES[figure] for figure in PERCENT}:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", color=INK["axis"], labelpad=6)

@@ -109,12 +109,14 @@ def build(plan: Plan, here: Here) -> Job:
         written = card(plan, origin, words, scores, int(row["epoch"] or 0))
         save_weights(path, network, written, plan.input.mean_image)
 
+    task = task_of(recipe, source.classes)
+    task.see(source.splits["train"])
     size = size_in_words(network, input_shape, here.place.type)
     notes = (origin, size and f"{plan.model}: {size}")
     return Job(
         network=network,
         recipe=recipe,
-        task=task_of(recipe, source.classes),
+        task=task,
         train=batches(plan, here, "train", augmented=True, fewest=fewest),
         validation=batches(plan, here, scored) if scored in source.splits else None,
         here=here,
@@ -173,6 +175,7 @@ def batches(
         num_classes=len(plan.source.classes),
         seed=recipe.seed,
         shuffle=augmented,
+        sampling=recipe.sampling,
         workers=num_workers(here.workers, pictures),
         cache_bytes=here.cache_bytes if augmented else 0,
         fewest=fewest,

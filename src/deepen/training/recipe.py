@@ -60,6 +60,10 @@ class Recipe(Block, frozen=True):
     validation: int | None = Field(
         default=None, ge=0
     )  # pictures held out of training; None: the source's
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """What an epoch shows: each training picture once; or as many pictures, of each class equally
+    many, so that those of rare classes come again and of common ones not all do."""
+    choose_by: str | None = None  # a figure of the task's that epochs are chosen by; None: its own
     scored: Literal["val", "test"] = "val"
     """The split that is scored after each epoch: `val`, which the epoch is chosen on; or `test`, as
     papers plot it: then nothing is chosen, and the last epoch counts."""
@@ -87,6 +91,7 @@ class Recipe(Block, frozen=True):
             without = "validation is 0" if self.validation == 0 else "scored is test"
             needs = {
                 "early_stopping": self.early_stopping is not None,
+                "choose_by": self.choose_by is not None,
                 "schedule.name: plateau": self.schedule.name == "plateau",
             }
             for key, used in needs.items():

@@ -30,7 +30,7 @@ ARITHMETIC_PX = 96
 _CAPTURED = {
     *("length", "batch_size", "seed", "optimizer", "schedule", "loss", "augment", "input"),
     *("validation", "early_stopping", "clip_norm", "max_bad_pictures", "search", "init"),
-    *("channels_last", "amp", "compile", "cuda_graph", "scored"),
+    *("channels_last", "amp", "compile", "cuda_graph", "scored", "sampling", "choose_by"),
 }
 _CAPTURED_KINDS = {"sgd", "adamw", "cross_entropy", "map"}
 
