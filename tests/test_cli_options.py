@@ -18,9 +18,9 @@ from deepen.training.request import Here, Request, Training
 OPTIONS = {
     "train": """
         --amp --batch-size --cache --choose-by --class-weights --config --data-dir --device
-        --download --epochs --exclude
-        --init-from --json --lr --model --momentum --no-amp --output --recipe --resume --sampling --seed
-        --set --size --task --tune --validation --weight-decay --weights --workers -b -j data
+        --download --epochs --exclude --init-from --json --lr --model --momentum --no-amp --output
+        --recipe --resume --sampling --seed --set --size --task --tune --validation --weight-decay
+        --weights --workers -b -j data
     """,
     "search": """
         --batch-size --config --data-dir --device --download --epochs --json --model --output
