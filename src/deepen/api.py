@@ -20,6 +20,7 @@ from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
+from deepen.evaluation.tags import TagScores, score_tags
 from deepen.files import write_whole
 from deepen.report.page import write_report
 from deepen.training import search as searching
@@ -98,7 +99,8 @@ def begin(plan: Plan, job: Job, output: str | Path | None) -> Run:
         job.here.reporter.message(line)
     about = plan.about()
     about["notes"] += job.notes
-    return Run.begin(output, f"{Path(plan.data).resolve().name}-{plan.model}", about, plan.recipe)
+    name = Path(plan.data.partition("?")[0]).resolve().name
+    return Run.begin(output, f"{name}-{plan.model}", about, plan.recipe)
 
 
 def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
@@ -112,6 +114,9 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     pictures = processes.together(batches(plan, job.here, split).epoch(0))
     found = job.task.predict(job.network, pictures, job.here)
     words = protocol(plan, split, len(found.indices))
+    if job.task.tunes and job.validation is not None and plan.recipe.scored == "val":
+        held_out = processes.together(job.validation.epoch(0))
+        job.task.tune(job.task.predict(job.network, held_out, job.here))
     examined = job.task.examine(found, plan.source.splits[split], words)
     trained = Trained(run.path, split, examined.scores)
     if loaded is None:
@@ -121,7 +126,8 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
             state.bad[error.path] = error.reason
             job.here.reporter.message(f"left out: {error}")
     run.write_bad(state.bad)
-    card = loaded.card.model_copy(update={"protocol": words, "score": examined.card})
+    about = {"protocol": words, "score": examined.card, **job.task.about()}
+    card = loaded.card.model_copy(update=about)
     save_weights(chosen, job.network, card, plan.input.mean_image)
     for name, content in examined.files.items():
         if isinstance(content, bytes):
@@ -205,7 +211,7 @@ def find_lr(asked: Sweeping) -> Sweep:
 
 
 @takes(Scoring)
-def evaluate(asked: Scoring) -> Scores:
+def evaluate(asked: Scoring) -> Scores | TagScores:
     """Score a weights file on labelled pictures, with one crop each.
 
     Pictures that cannot be decoded are told to the reporter, and are in none of the numbers.
@@ -237,10 +243,26 @@ def evaluate(asked: Scoring) -> Scores:
         found.append(predict_logits(network, pictures.epoch(0), device=asked.place))
         for error in found[-1].bad:
             asked.reporter.message(f"left out: {error}")
-    labels = torch.cat([place[p.labels] for p in found])
+    labels = torch.cat([p.labels for p in found])
+    if (labels.ndim == 2) != bool(card.thresholds):
+        several = "several classes" if labels.ndim == 2 else "one class"
+        raise InputError(
+            f"{data}: has {several} a picture, which {asked.weights} is not trained on"
+        )
+    labels = _in_place(labels, place, len(card.classes))
     words = describe_one_crop(
         card.preprocessing, data=data, split="+".join(names), num_samples=len(labels)
     )
+    if card.thresholds:
+        return score_tags(
+            torch.cat([p.logits for p in found]),
+            labels,
+            card.classes,
+            card.thresholds,
+            temperature=card.temperature,
+            num_skipped=sum(len(p.bad) for p in found),
+            protocol=words,
+        )
     return score(
         torch.cat([p.logits for p in found]),
         labels,
@@ -328,3 +350,10 @@ def _label_map(have: tuple[str, ...], card: tuple[str, ...], weights: str | Path
     if strange := [name for name in have if name not in card]:
         raise InputError(f"{weights}: knows no class {strange[0]!r}; it has {', '.join(card[:20])}")
     return torch.tensor([card.index(name) for name in have])
+
+
+def _in_place(labels: Tensor, place: Tensor, num_classes: int) -> Tensor:
+    """Labels of the data as places in the logits; tags (N, K) with their columns there."""
+    if labels.ndim == 1:
+        return place[labels]
+    return labels.new_zeros(len(labels), num_classes).index_copy(1, place, labels)

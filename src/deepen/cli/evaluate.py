@@ -13,6 +13,7 @@ from deepen.training.request import Scoring
 
 if TYPE_CHECKING:
     from deepen.evaluation.metrics import Scores
+    from deepen.evaluation.tags import TagScores
 
 EXAMPLE = "Example: deepen evaluate runs/PHOTOS-resnet20-1/best.safetensors PHOTOS --split val"
 
@@ -25,15 +26,37 @@ def evaluate(
 ) -> None:
     """Score a weights file: top-1, top-5, loss, means over classes, each class, confusion."""
     from deepen import api  # imports torch
+    from deepen.evaluation.tags import TagScores
 
     scores = api.evaluate(**words)
     if as_json:
         print_json(scores.model_dump())
     elif as_csv:
-        header = ("class", "precision", "recall", "f1", "support")
+        names = [*type(scores.per_class[0]).model_fields]
+        header = ["class" if name == "name" else name for name in names]
         print_csv(header, ([*c.model_dump().values()] for c in scores.per_class))
+    elif isinstance(scores, TagScores):
+        _print_tags(scores)
     else:
         _print(scores)
+
+
+def _print_tags(scores: TagScores) -> None:
+    """Of pictures that may have several classes."""
+    from rich.table import Table
+
+    out.print(scores.protocol, highlight=False)
+    if scores.num_skipped:
+        out.print(f"{scores.num_skipped} pictures could not be decoded and were left out")
+    out.print(scores.headline)
+    columns = ("class", "average precision", "threshold", "precision", "recall", "F1", "pictures")
+    table = Table(*columns, box=None)
+    for row in scores.per_class:
+        values = (row.average_precision, row.threshold, row.precision, row.recall, row.f1)
+        table.add_row(
+            row.name, *["-" if v is None else f"{v:.3f}" for v in values], str(row.support)
+        )
+    out.print(table)
 
 
 def _print(scores: Scores) -> None:

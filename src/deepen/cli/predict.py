@@ -46,10 +46,10 @@ def predict(
             top = [{"class": name, "probability": share} for name, share in found.top]
             print(json.dumps({"path": found.path, "top": top}, ensure_ascii=False), flush=True)
         elif as_csv:
-            for rank, (name, share) in enumerate(found.top, 1):
+            for rank, (name, share) in enumerate(found.top or [("", 0.0)], bool(found.top)):
                 print(csv_line((found.path, rank, name, f"{share:.6f}")), flush=True)
         else:
             words = "  ".join(f"{name} {share:.1%}" for name, share in found.top)
-            print(f"{found.path}  {words}", flush=True)
+            print(f"{found.path}  {words or 'no class is above its threshold'}", flush=True)
     if failed:
         raise typer.Exit(1)

@@ -37,6 +37,7 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
 from deepen.data.sampling import balanced_order
 from deepen.data.sources import Split
+from deepen.data.tags import tags_of
 from deepen.errors import InputError
 
 _ALONE = "is left alone in its batch, and this network needs two pictures at once"
@@ -55,7 +56,8 @@ class Batch:
     bad: tuple[PictureError, ...] = ()
     """Pictures of this batch that could not be decoded: left out, not replaced."""
     shares: Tensor | None = None
-    """float32 (B, K), the shares of the classes where pictures are mixed."""
+    """float32 (B, K), the shares of the classes where pictures are mixed; where they may
+    have several, 1 for each that they have, else 0."""
     elsewhere: int = 0
     """How many pictures of this batch other processes have."""
     named_targets: list[dict[str, Tensor]] | None = None
@@ -65,7 +67,7 @@ class Batch:
 
     @property
     def targets(self) -> Any:
-        """What the loss compares with: labels (B,), or shares (B, K) where pictures are mixed.
+        """What the loss compares with: labels (B,), or shares (B, K) where there are any.
 
         Where the split has targets of its own, those: a list of B mappings of name to tensor.
         `geometry` carries their boxes and masks to px of `images`.
@@ -155,11 +157,14 @@ class Batches:
         self.augmentation = self.augmentation or Augmentation()  # None does for the usual one
         self.mixing = self.mixing or Mixing()
         self.augmentation.check(preprocessing)
-        if split.targets is not None:
-            self.augmentation.check_geometry()
-            if self.mixing.active:
-                raise InputError("mixing: pictures with targets beside their class cannot be mixed")
         self.device = torch.device(self.device)
+        tags = tags_of(split)
+        self._tags = None if tags is None else torch.from_numpy(tags).float().to(self.device)
+        self._targets = split.targets if tags is None else None
+        if self._targets is not None:
+            self.augmentation.check_geometry()
+        if split.targets is not None and self.mixing.active:
+            raise InputError("mixing: pictures with targets beside their class cannot be mixed")
         self.num_images = len(split)
         """Pictures of an epoch, in all processes."""
         self.num_batches = math.ceil((len(split) + 1 - self.fewest) / self.batch_size)
@@ -173,7 +178,8 @@ class Batches:
             cache = None
             if self.cache_bytes and split.images is None:
                 cache = DecodedPictures(self.cache_bytes, len(split), preprocessing.channels)
-            self._pictures = _Pictures(split, preprocessing, self.augmentation, seed, cache)
+            seen = replace(split, targets=self._targets)
+            self._pictures = _Pictures(seen, preprocessing, self.augmentation, seed, cache)
             self._requests: list[_Request] = []
             self._workers = None
             if self.workers:
@@ -245,7 +251,7 @@ class Batches:
             indices = on_device[place] % len(self.split)
             images = augment_batch(self.augmentation, self._images, indices, u[place])
             geometry = None
-            if self.split.targets is not None:
+            if self._targets is not None:
                 sizes = [self._size] * len(indices)
                 geometry = geometry_of(self.augmentation, self.preprocessing, sizes, u[place])
             labels, kept = self._labels[indices], order[place]
@@ -281,8 +287,11 @@ class Batches:
     ) -> Batch:
         """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
         normal, indices = self._normalize(images), kept % len(self.split)
-        if self.split.targets is not None:
-            given = [self.split.targets[index] for index in indices.tolist()]
+        if self._tags is not None:
+            tags = self._tags[indices.to(self.device)]
+            return Batch(normal, labels, indices, bad, tags)
+        if self._targets is not None:
+            given = [self._targets[index] for index in indices.tolist()]
             named = [
                 {name: torch.tensor(value, device=self.device) for name, value in target.items()}
                 for target in given

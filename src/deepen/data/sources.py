@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from deepen.data.drawn import drawn
 from deepen.data.folders import open_folder
@@ -12,6 +13,7 @@ from deepen.data.named import NAMED, open_named
 from deepen.data.names import natural_key
 from deepen.data.parquet import HUB, fetch_shards, find_shards, open_parquet
 from deepen.data.split import HELD_OUT, SPLIT_FOLDERS, PictureSet, Split, SplitName
+from deepen.data.tags import open_tagged
 from deepen.errors import InputError, unknown
 
 __all__ = [
@@ -46,6 +48,9 @@ def open_source(
     Face's hub; `?image=COLUMN&label=COLUMN` at the end names columns. Their names or folders begin
     with the split (`train-00000-of-00005.parquet`), or they are split as folders are.
 
+    `FOLDER?tags=FILE` is a folder of pictures with a table of their classes, of which each may have
+    several (`deepen.data.tags`); `&image=`, `&column=` and `&split=` name its columns.
+
     `NAME?train=N&test=M` is a fixed draw of so many training and test pictures, `all` for all of
     them; nothing is held out then, whatever `validation` says.
 
@@ -64,6 +69,8 @@ def open_source(
         WorkError: the download failed.
     """
     word = str(name_or_folder)
+    if (table := _table(word)) is not None:
+        return open_tagged(word, *table, validation, frozenset(exclude))
     if (some := drawn(word)) is not None:
         rest = {"data_dir": data_dir, "download": download, "exclude": exclude}
         return some.open(lambda held: open_source(some.name, validation=held, **rest))
@@ -84,3 +91,17 @@ def open_source(
     if len(folder.parts) > 1:
         raise InputError(f"{word}: no such folder")
     raise unknown("data set or folder", word, NAMED)
+
+
+def _table(word: str) -> tuple[Path, dict[str, str]] | None:
+    """The folder of `FOLDER?tags=FILE`, and what is said of its table."""
+    folder, _, query = word.partition("?")
+    said = dict(parse_qsl(query))
+    if "tags" not in said:
+        return None
+    if strange := [key for key in said if key not in ("tags", "image", "column", "split")]:
+        raise unknown("word after the ?", strange[0], ("tags", "image", "column", "split"))
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    return root, said

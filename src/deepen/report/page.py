@@ -27,6 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from deepen.errors import InputError, first_problem
 from deepen.evaluation.metrics import ClassScore, Figures, Scores
+from deepen.evaluation.tags import TagScores
 from deepen.files import write_whole
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
@@ -43,9 +44,11 @@ TITLES = {
     "top1": "Top-1 accuracy",
     "balanced": "Balanced accuracy",
     "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "map": "Mean average precision",
 }
 """Of charts; other figures go by their names."""
-PERCENT = ("top1", "balanced", "macro_f1")
+PERCENT = ("top1", "balanced", "macro_f1", "micro_f1", "map", "exact")
 """Figures that are shown in percent."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
@@ -74,7 +77,7 @@ class Evaluation(BaseModel):
 
     split: str
     choice: str
-    scores: Scores | Figures
+    scores: Scores | TagScores | Figures
 
 
 def write_report(run: Path) -> Path:
@@ -94,6 +97,7 @@ def write_report(run: Path) -> Path:
     found_scores = evaluation.scores if evaluation else None
     scores = found_scores if isinstance(found_scores, Scores) else None
     figures = found_scores if isinstance(found_scores, Figures) else None
+    tags = found_scores.per_class if isinstance(found_scores, TagScores) else []
     recipe = _recipe(run / "recipe.yaml")
     scored = "test" if ("scored", "test") in recipe else "validation"
     found = _json(run / "search.json", needed=False)
@@ -119,6 +123,7 @@ def write_report(run: Path) -> Path:
         evaluation=evaluation,
         scores=scores,
         figures=figures,
+        tags=tags,
         interval=_interval(scores) if scores else None,
         by_class=_by_class(scores) if scores else [],
         matrix=_matrix(scores) if scores else None,
@@ -421,7 +426,9 @@ def _columns(rows: Sequence[Row], scored: str) -> list[dict[str, str]]:
     for column in _figures(rows):
         part, _, figure = column.partition("_")
         of = {"train": "Training", "eval": scored.capitalize()}[part]
-        name = {"top1": "top-1", "macro_f1": "macro F1"}.get(figure, figure)
+        name = {"top1": "top-1", "map": "mAP", "macro_f1": "macro F1", "micro_f1": "micro F1"}.get(
+            figure, figure
+        )
         form = "percent" if figure in PERCENT else "number"
         columns.append({"key": column, "title": f"{of} {name}", "form": form})
     return columns
@@ -449,7 +456,7 @@ def _chart(
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        if title in {TITLES[figure] for figure in PERCENT}:
+        if title in {TITLES.get(figure, figure) for figure in PERCENT}:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", color=INK["axis"], labelpad=6)

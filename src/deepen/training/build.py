@@ -107,6 +107,7 @@ def build(plan: Plan, here: Here) -> Job:
         scores = {k.removeprefix("eval_"): v for k, v in row.items() if k[:5] == "eval_" and v}
         words = protocol(plan, scored, len(source.splits[scored])) if scores else ""
         written = card(plan, origin, words, scores, int(row["epoch"] or 0))
+        written = written.model_copy(update=task.about())
         save_weights(path, network, written, plan.input.mean_image)
 
     task = task_of(recipe, source.classes)

@@ -107,7 +107,7 @@ class Objective:
         if self.spec.temperature != 1:
             logits = logits / self.spec.temperature
         if self.spec.name == "bce":
-            shares = _binary(targets, logits.shape[1], self.spec)
+            shares = binary_targets(targets, logits.shape[1], self.spec)
             if (weights := self._weights(logits)) is not None:
                 weights = weights[targets] if targets.ndim == 1 else targets @ weights
                 return F.binary_cross_entropy_with_logits(logits, shares, weights[:, None])
@@ -131,7 +131,7 @@ class Objective:
         return self.weights
 
 
-def _binary(targets: Tensor, num_classes: int, spec: Bce) -> Tensor:
+def binary_targets(targets: Tensor, num_classes: int, spec: Bce) -> Tensor:
     """What each class is to be by itself, (B, K)."""
     if targets.ndim == 1:
         targets = F.one_hot(targets, num_classes)

@@ -41,7 +41,7 @@ from deepen.training.blocks import (
 class Recipe(Block, frozen=True):
     """A whole recipe; see the package's `recipes/` for those of the papers."""
 
-    task: str = "classification"  # or package.module:factory (deepen.training.task)
+    task: str = "classification"  # multilabel, or package.module:factory (deepen.training.task)
     length: Length
     batch_size: int = Field(default=128, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -212,6 +212,9 @@ def build_recipe(name: str, fields: dict[str, Any], changes: dict[str, Any] | No
         if path[0] == "length":  # epochs and steps exclude each other: the later word counts
             block.clear()
         block[path[-1]] = value
+    loss = fields.setdefault("loss", {}) if fields.get("task") == "multilabel" else None
+    if isinstance(loss, dict):
+        loss.setdefault("name", "bce")
     try:
         return Recipe.model_validate(_of_one_kind(fields, changes))
     except ValidationError as error:

@@ -100,6 +100,11 @@ class Request:
         "Fetch named data, hf://, or ImageNet weights for photos.",
         Option(bool, ("--download",)),
     )
+    labels: str | Path | None = word(
+        None,
+        "With --task multilabel: a CSV file of the pictures' classes, several each.",
+        Option(Path),
+    )
     exclude: Collection[str] = word(
         tuple,
         "A list of pictures to leave out, of `deepen doctor --quarantine`.",

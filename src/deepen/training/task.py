@@ -24,6 +24,7 @@ from deepen.data.decode import open_picture, to_image
 from deepen.data.loader import Batch
 from deepen.data.sampling import UNEVEN, imbalance
 from deepen.data.sources import Split
+from deepen.data.tags import tags_of
 from deepen.errors import InputError, unknown
 from deepen.evaluation.metrics import Figures, in_top, over_classes, score
 from deepen.evaluation.protocols import Predictions, predict_logits
@@ -72,12 +73,14 @@ class Task:
     Attributes:
         figures: what is averaged over the training pictures beside the loss: train_<name>.
         columns: what is scored after each epoch: eval_<name>.
+        tunes: whether something is chosen on validation pictures when the training is over.
         chosen_by: those of them that a recipe's `choose_by` may name; the first is the usual one.
     """
 
     figures: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("loss",)
     chosen_by: tuple[str, ...] = ("loss",)
+    tunes = False
 
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         self.recipe, self.classes = recipe, tuple(classes)
@@ -118,6 +121,13 @@ class Task:
         """Whether an epoch is better than the best so far; of equals the first stays."""
         return than is None or self.rank(row) > self.rank(than)
 
+    def tune(self, found: Any) -> None:
+        """Choose what is to be chosen by the chosen weights' predictions of validation pictures."""
+
+    def about(self) -> dict[str, Any]:
+        """Fields of the weights' card that are the task's."""
+        return {}
+
     def examine(self, found: Any, split: Split, protocol: str) -> Examined:
         """The scores of a split, and what else of it is to be kept."""
         figures = self.scores(found)
@@ -146,6 +156,8 @@ class Classification(Task):
 
     def see(self, train: Split) -> None:
         """Weigh the classes, if the recipe says so; where they are uneven, score their means."""
+        if tags_of(train) is not None:
+            raise InputError("these pictures have several classes each: --task multilabel")
         counts = np.bincount(train.labels, minlength=len(self.classes)).tolist()
         weights = class_weights(getattr(self.recipe.loss, "class_weights", "none"), counts)
         self.objective = Objective(self.recipe.loss, weights)
@@ -168,7 +180,11 @@ class Classification(Task):
             extra = sum((self.objective(one, targets) for one in auxiliary), logits.new_zeros(()))
             weight = getattr(network, "auxiliary_weight", 0.0)
             loss = self.objective(logits, targets) + weight * extra
-        return Outcome(loss, (logits.detach(), batch.labels))
+        return Outcome(loss, (logits.detach(), self.truth(batch)))
+
+    def truth(self, batch: Batch) -> Tensor:
+        """What `tally` compares with: the labels."""
+        return batch.labels
 
     def tally(self, kept: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Pictures whose largest logit is the right one."""
@@ -242,6 +258,10 @@ def task_of(recipe: Recipe, classes: Sequence[str]) -> Task:
 def _made(recipe: Recipe, classes: Sequence[str]) -> Task:
     if recipe.task == "classification":
         return Classification(recipe, classes)
+    if recipe.task == "multilabel":
+        from deepen.training.multilabel import Multilabel
+
+        return Multilabel(recipe, classes)
     module, _, factory = recipe.task.partition(":")
     try:
         task = getattr(importlib.import_module(module), factory)(recipe, classes)
