@@ -38,6 +38,7 @@ from deepen.data.randomness import uniforms
 from deepen.data.sampling import balanced_order
 from deepen.data.sources import Split
 from deepen.data.tags import tags_of
+from deepen.data.transform import TransformError
 from deepen.errors import InputError
 
 _ALONE = "is left alone in its batch, and this network needs two pictures at once"
@@ -265,7 +266,9 @@ class Batches:
         else:
             self._requests[:] = requests
             answers = self._workers
-        for chunk, (images, kept, bad, geometry) in zip(chunks, answers, strict=True):
+        for chunk, (images, kept, bad, geometry, failure) in zip(chunks, answers, strict=True):
+            if failure is not None:
+                raise InputError(failure)
             if 0 < len(kept) < self.fewest:
                 alone = (self.split.key(sample % len(self.split)) for sample in kept)
                 bad = (*bad, *(PictureError(key, _ALONE) for key in alone))
@@ -329,6 +332,7 @@ class _Answer(NamedTuple):
     kept: list[int]  # the samples that these images are
     bad: Sequence[PictureError]
     geometry: Geometry | None = None  # of these images, where the split has targets
+    failure: str | None = None  # of the user's own transform
 
 
 class _Pictures(Dataset[_Answer]):
@@ -364,6 +368,10 @@ class _Pictures(Dataset[_Answer]):
             except PictureError as error:
                 bad.append(error)
                 continue
+            except TransformError as error:  # said where it is not wrapped in a worker's words
+                key = self.split.key(sample % len(self.split))
+                failure = f"augment.transform {self.augmentation.transform}: {key}: {error}"
+                return _Answer(torch.empty(0), [], (), failure=failure)
             images.append(image)
             kept.append(sample)
             sizes.append(full_size)
