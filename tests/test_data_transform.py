@@ -209,8 +209,12 @@ def test_a_stop_changes_no_bit_of_a_run_with_all_of_them(tmp_path):
         "noise", None, ("a", "b"), 3, {"train": in_memory(24), "val": in_memory(8, "val")}
     )
     changes = {
-        "length.epochs": 3, "batch_size": 8, "augment.transform": "own_transforms:by_torch",
-        "augment.rotate": 20, "augment.rotate_fill": 99, "augment.flip_vertical": True,
+        "length.epochs": 3,
+        "batch_size": 8,
+        "augment.transform": "own_transforms:by_torch",
+        "augment.rotate": 20,
+        "augment.rotate_fill": 99,
+        "augment.flip_vertical": True,
     }
     words = {"model": "resnet20", "recipe": "quick", "changes": changes, "device": "cpu"}
     whole = api.train(source, output=tmp_path / "whole", **words)

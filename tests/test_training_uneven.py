@@ -365,6 +365,15 @@ def test_by_the_loss_a_rank_is_above_what_diverged_and_falls_with_it():
     ranks = [task.rank({"eval_loss": loss, "eval_top1": 0.5}) for loss in (0.1, 0.2, 30.0)]
     assert ranks == sorted(ranks, reverse=True)
     assert ranks[-1][0] > 0.0
+    names = {
+        by: task_of(load_recipe("quick", {"choose_by": by}), "ab").figure for by in task.chosen_by
+    }
+    assert names == {
+        "top1": "top-1",
+        "loss": "mean likelihood",
+        "balanced": "balanced",
+        "macro_f1": "macro_f1",
+    }
 
 
 def test_uneven_classes_are_said_with_what_helps():

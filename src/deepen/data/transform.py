@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class TransformError(Exception):
 
 
 @cache
-def find_transform(name: str) -> Callable[[Tensor, int], Tensor]:
+def find_transform(name: str) -> Callable[[Tensor, int], Any]:
     """The function of a name.
 
     Raises:

@@ -85,6 +85,11 @@ class Task:
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         self.recipe, self.classes = recipe, tuple(classes)
 
+    @property
+    def figure(self) -> str:
+        """What the first number of a rank is, in words."""
+        return "rank"
+
     def see(self, train: Split) -> None:
         """Learn what it must know of the training pictures, before the first step."""
 
@@ -164,6 +169,12 @@ class Classification(Task):
         if imbalance(train.labels) >= UNEVEN:
             self.columns = (*Classification.columns, *MEANS)
 
+    @property
+    def figure(self) -> str:
+        """What the first number of a rank is, in words."""
+        by = self.recipe.choose_by or self.chosen_by[0]
+        return {"loss": "mean likelihood", "top1": "top-1", "map": "mAP"}.get(by, by)
+
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
         """Of logits (B, K), or (logits, *auxiliary logits).
 
@@ -239,7 +250,7 @@ class Classification(Task):
             "mistakes.json": _mistakes(found, self.classes, split, temperature),
         }
         card = {"top1": scores.top1, "loss": scores.loss}
-        card |= {name: figures[name] for name in MEANS if name in figures}
+        card |= {name: value for name in MEANS if (value := figures.get(name)) is not None}
         return Examined(scores, card, files)
 
 
