@@ -37,8 +37,8 @@ def search(words: Words, as_json: JSON = False) -> None:
     settings = ", ".join(f"{key} {value:g}" for key, value in best.values.items())
     out.print(f"best    trial {best.number}: {settings}", highlight=False)
     figure, value = searched.found.figure, best.top1 or 0
-    words = f"error {100 - 100 * value:.2f}%" if figure == "top-1" else f"{figure} {value:.4f}"
-    out.print(f"        validation {words}", highlight=False)
+    reached = f"error {100 - 100 * value:.2f}%" if figure == "top-1" else f"{figure} {value:.4f}"
+    out.print(f"        validation {reached}", highlight=False)
     scores = trained.scores
     out.print(f"{trained.split} {scores.headline}  ({scores.protocol})")
     out.print(f"report  {searched.folder / 'report.html'}", highlight=False)
