@@ -28,12 +28,14 @@ from typer.testing import CliRunner
 
 from deepen import api
 from deepen.cli import app
+from deepen.data.sampling import imbalance
 from deepen.data.sources import PictureSet, open_source
 from deepen.data.tags import tagged, tags_of
 from deepen.errors import InputError, Interrupted, WorkError
 from deepen.evaluation.tags import average_precision, best_threshold, score_tags
 from deepen.training.blocks import Bce
 from deepen.training.checkpoint import load_checkpoint
+from deepen.training.choice import choose
 from deepen.training.multilabel import Multilabel, TagLoss
 from deepen.training.progress import Silent
 from deepen.training.recipe import load_recipe
@@ -208,6 +210,13 @@ def test_balanced_weights_are_those_of_each_class_against_the_rest():
     for c, weight in enumerate(task.objective.weights.tolist()):
         without, having = compute_class_weight("balanced", classes=np.array([0, 1]), y=tags[:, c])
         assert weight == pytest.approx(having / without, rel=1e-5)
+
+
+def test_first_classes_are_not_taken_for_uneven_ones():
+    source = two_digits()
+    assert imbalance(source.splits["train"].labels) > 3
+    said = choose(source, "tagnet:net", "quick", {"task": "multilabel"}).words
+    assert not any("uneven" in line for line in said)
 
 
 def test_the_loss_is_torchs():
@@ -401,6 +410,16 @@ def test_a_table_without_the_task_is_refused(scenes, tmp_path, monkeypatch, line
     result = CliRunner().invoke(app, [word for word in words.split(" ") if word])
     assert isinstance(result.exception, InputError)
     assert told in str(result.exception)
+
+
+def test_a_probe_of_one_class_a_picture_is_refused(scenes, whole):
+    with pytest.raises(InputError, match="has several classes a picture; a probe needs one"):
+        api.probe(
+            whole.run / "best.safetensors",
+            f"{scenes}?tags=labels.csv",
+            layer="0",
+            model="tagnet:net",
+        )
 
 
 @pytest.mark.slow  # two commands

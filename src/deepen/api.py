@@ -16,6 +16,7 @@ from deepen.baselines.probe import probe as probe_layer
 from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
 from deepen.data.sources import PictureSet, SplitName, open_source
+from deepen.data.tags import tags_of
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
@@ -99,8 +100,12 @@ def begin(plan: Plan, job: Job, output: str | Path | None) -> Run:
         job.here.reporter.message(line)
     about = plan.about()
     about["notes"] += job.notes
-    name = Path(plan.data.partition("?")[0]).resolve().name
-    return Run.begin(output, f"{name}-{plan.model}", about, plan.recipe)
+    return Run.begin(output, _stem(plan), about, plan.recipe)
+
+
+def _stem(plan: Plan) -> str:
+    """What the folder of a run is called by itself: PHOTOS-resnet20."""
+    return f"{Path(plan.data.partition('?tags=')[0]).resolve().name}-{plan.model}"
 
 
 def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
@@ -167,8 +172,7 @@ def search(asked: Searching) -> Searched:
         plan = plan_of(begun, asked, asked)
     else:
         plan = tuned(settle(asked, asked), asked)
-        stem = f"{Path(plan.data).resolve().name}-{plan.model}-search"
-        folder = Run.create(asked.output, stem).path
+        folder = Run.create(asked.output, f"{_stem(plan)}-search").path
         begun = Run.begin(folder / "base", "", plan.about(), plan.recipe)
     space, said = space_of(plan.recipe)
     for line in (*filter(None, [plan.speed]), said, f"search {folder}"):
@@ -291,6 +295,8 @@ def probe(asked: Probing) -> Probe:
         # The network's own validation pictures; where it had none, the usual share.
         validation=(card.validation or None) if data == card.data else None,
     )
+    if tags_of(source.splits["train"]) is not None:
+        raise InputError(f"{data}: has several classes a picture; a probe needs one")
     found = probe_layer(
         loaded,
         source,

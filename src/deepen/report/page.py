@@ -105,7 +105,9 @@ def write_report(run: Path) -> Path:
     timing = _timing(rows)
     page = _template().render(
         name=run.resolve().name,
-        subject=Path(data["name"]).name or Path(data.get("root") or ".").name or data["name"],
+        subject=Path(data["name"].partition("?tags=")[0]).name
+        or Path(data.get("root") or ".").name
+        or data["name"],
         data=data,
         card=card,
         environment=environment,

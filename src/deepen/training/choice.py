@@ -15,6 +15,7 @@ from deepen.analysis.complexity import Complexity, complexity
 from deepen.analysis.subject import subject
 from deepen.data.sampling import UNEVEN, imbalance
 from deepen.data.sources import PictureSet
+from deepen.data.tags import tags_of
 from deepen.errors import InputError
 from deepen.training.prepare import PHOTO_PX
 from deepen.training.recipe import Recipe, load_recipe
@@ -105,7 +106,10 @@ def choose(
 
 def _on_uneven_classes(source: PictureSet, recipe: Recipe) -> list[str]:
     """A line where one class has many times another's pictures, and nothing evens that out."""
-    labels, weights = source.splits["train"].labels, getattr(recipe.loss, "class_weights", "none")
+    train, weights = source.splits["train"], getattr(recipe.loss, "class_weights", "none")
+    labels = train.labels
+    if tags_of(train) is not None:  # labels are no more than the first of several
+        return []
     if recipe.sampling == "balanced" or weights != "none" or imbalance(labels) < UNEVEN:
         return []
     found, sizes = np.unique(labels, return_counts=True)
