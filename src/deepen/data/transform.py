@@ -55,7 +55,7 @@ def transform(name: str, picture: Tensor, u: Tensor) -> Tensor:
     high, low = (int(draw * 2**24) for draw in u.tolist())
     seed = high << 24 | low
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's too
         try:
             changed = find_transform(name)(planes, seed)
         except Exception as error:  # whatever the user's function may raise
