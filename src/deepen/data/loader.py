@@ -57,8 +57,8 @@ class Batch:
     bad: tuple[PictureError, ...] = ()
     """Pictures of this batch that could not be decoded: left out, not replaced."""
     shares: Tensor | None = None
-    """float32 (B, K): of mixed pictures the shares of the classes; of pictures that may have several
-    classes, 1 for each that they have and 0 for others."""
+    """float32 (B, K): of mixed pictures the shares of the classes; of those that may have several
+    classes 1 for each that they have, 0 for others."""
     elsewhere: int = 0
     """How many pictures of this batch other processes have."""
     named_targets: list[dict[str, Tensor]] | None = None
