@@ -23,9 +23,9 @@ OPTIONS = {
         --validation --weight-decay --weights --workers -b -j data
     """,
     "search": """
-        --batch-size --config --data-dir --device --download --epochs --json --labels --model
-        --output --pruner --recipe --resume --seed --set --storage --study-name --trials
-        --validation --workers -b -j data
+        --batch-size --config --data-dir --device --download --epochs --json --labels
+        --model --output --pruner --recipe --resume --seed --set --storage --study-name
+        --trials --validation --workers -b -j data
     """,
     "find-lr": """
         --batch-size --config --data-dir --device --download --highest --json --lowest --labels
@@ -36,12 +36,12 @@ OPTIONS = {
         --pictures --recipe --seed --set --workers -b -j data
     """,
     "evaluate": """
-        --batch-size --csv --data-dir --device --download --json --model --split --workers -b -j
-        data weights
+        --batch-size --csv --data-dir --device --download --json --labels --model --split
+        --workers -b -j data weights
     """,
     "probe": """
-        --batch-size --classifier --data-dir --device --download --json --layer --model
-        --workers -b -j data weights
+        --batch-size --classifier --data-dir --device --download --json --labels --layer
+        --model --workers -b -j data weights
     """,
 }
 """Written down, so that a renamed field of a record does not rename an option unseen."""

@@ -116,6 +116,18 @@ def test_splits_are_the_tables_or_held_out_by_the_paths(folder):
     assert other.fingerprint != held.fingerprint
 
 
+def test_folders_of_splits_are_splits(folder):
+    for name, i in (("train", 0), ("train", 1), ("valid", 2)):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / f"{i}.png").rename(folder / name / f"{i}.png")
+    (folder / "labels.csv").write_text("image,labels\n0,cat\n1,dog|cat\n2,dog\n")
+    source = open_source(f"{folder}?tags=labels.csv")
+    assert {name: split.keys for name, split in source.splits.items()} == {
+        "train": ("train/0.png", "train/1.png"),
+        "val": ("valid/2.png",),
+    }
+
+
 def test_what_is_not_used_is_counted(folder):
     Image.new("RGB", (8, 8)).save(folder / "6.png")
     (folder / "labels.csv").write_text(TABLES["bars"] + "gone.png,cat\n0.png,bird\n")
@@ -123,10 +135,11 @@ def test_what_is_not_used_is_counted(folder):
     assert labels_of(source)["0"] == ("bird", "cat", "dog")
     assert "1" not in labels_of(source)
     for note in (
-        "pictures with several rows, whose labels count together: 1, 0.png say",
-        "pictures without a row in labels.csv, left out: 1, 6.png say",
-        "rows of labels.csv without a picture: 1, gone.png say",
-        "excluded: 1, 1.png say",
+        "pictures with several rows, whose labels count together: 1: 0.png",
+        "left out: 1 picture without a row in the table: 6.png",
+        "rows of labels.csv without a picture: 1: gone.png",
+        "excluded: 1 pictures, of 1 listed",
+        "not taken for pictures: 1 .txt",
     ):
         assert note in source.notes
 
@@ -136,19 +149,19 @@ def test_columns_may_be_named(folder):
     (folder / "labels.csv").write_text("\n".join(["one,two,seen,maker", *rows]))
     with pytest.raises(InputError, match="which column holds the labels"):
         open_source(f"{folder}?tags=labels.csv")
-    source = open_source(f"{folder}?tags=labels.csv&image=two&column=seen", validation=0)
+    source = open_source(f"{folder}?tags=labels.csv&image=two&label=seen", validation=0)
     assert labels_of(source)["3"] == ("bird", "cat", "dog")
     with pytest.raises(InputError, match=r"unknown column 'sen'; nearest: seen"):
-        open_source(f"{folder}?tags=labels.csv&column=sen")
+        open_source(f"{folder}?tags=labels.csv&label=sen")
 
 
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ("image,labels\n", "has no rows below its header"),
+        ("image,labels\n", "has no rows"),
         ("image,labels\nnone.png,cat\n", "no column names pictures below the folder"),
-        ("image,image\n0.png,cat\n", "has two columns 'image'"),
-        ("image,labels\n0.png,cat,dog\n", "line 2: 3 cells, but 2 columns"),
+        ("image,image\n0.png,cat\n", "has two columns image"),
+        ("image,labels\n0.png,cat,dog\n", "line 2: 3 cells under 2 columns"),
         ("image,labels\n0.png,\n1.png,\n", "column labels has no label"),
         ("image,labels,split\n0.png,cat,train\n0.png,dog,val\n", "line 3: column split says val"),
         ("image,labels,split\n0.png,cat,val\n1.png,dog,val\n", "column split has no train"),
@@ -166,16 +179,16 @@ def test_what_is_off_is_said_in_a_line(folder, table, told):
 def test_two_pictures_of_a_name_are_not_guessed(folder):
     Image.new("RGB", (8, 8)).save(folder / "more" / "0.png")
     (folder / "labels.csv").write_text("image,labels\n0,cat\nmore/4,dog\n")
-    with pytest.raises(InputError, match=r"line 2: 0 may be 0.png or more/0.png"):
+    with pytest.raises(InputError, match=r"line 2: 0 may be 0.png, more/0.png"):
         open_source(f"{folder}?tags=labels.csv", validation=0)
 
 
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("{0}?tags=no.csv", "labels no.csv: No such file"),
+        ("{0}?tags=no.csv", "no.csv: No such file"),
         ("{0}x?tags=labels.csv", "no such folder"),
-        ("{0}?tags=labels.csv&colum=a", r"unknown word after the \? 'colum'; nearest: column"),
+        ("{0}?tags=labels.csv&lable=a", r"unknown word after the \? 'lable'; nearest: label"),
     ],
 )
 def test_a_wrong_word_is_refused(folder, word, told):

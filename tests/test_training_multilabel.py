@@ -355,6 +355,9 @@ def test_from_a_folder_and_a_table_to_predictions_at_the_terminal(scenes, tmp_pa
     assert scores["figures"]["map"] > 0.7
     weights = tmp_path / "run" / "best.safetensors"
     again = json.loads(deepen(f"evaluate {weights} --model tagnet:net --json -j 0"))
+    data = f"{scenes} --labels {scenes / 'labels.csv'}"
+    named = deepen(f"evaluate {weights} {data} --model tagnet:net --json -j 0")
+    assert json.loads(named) == again
     assert again["per_class"] == scores["per_class"]
     assert again["figures"] == pytest.approx(scores["figures"])
     table = deepen(f"evaluate {weights} --model tagnet:net -j 0 --csv").splitlines()
@@ -395,21 +398,6 @@ def test_a_picture_that_has_no_class_is_said_to_have_none(whole, tmp_path, monke
         ("--csv", f"path,rank,class,probability\n{picture},0,,0.000000\n"),
     ):
         assert deepen(f"predict {weights} {picture} --model tagnet:net {form}") == expected
-
-
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ("{0} --labels labels.csv", "goes with --task multilabel"),
-        ("digits?train=9&test=all --labels labels.csv --task multilabel", "goes with a folder"),
-    ],
-)
-def test_a_table_without_the_task_is_refused(scenes, tmp_path, monkeypatch, line, told):
-    monkeypatch.setattr("sys.argv", ["deepen"])
-    words = f"train {line.format(scenes)} --output {tmp_path / 'run'}"
-    result = CliRunner().invoke(app, [word for word in words.split(" ") if word])
-    assert isinstance(result.exception, InputError)
-    assert told in str(result.exception)
 
 
 def test_a_probe_of_one_class_a_picture_is_refused(scenes, whole):

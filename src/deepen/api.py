@@ -100,12 +100,7 @@ def begin(plan: Plan, job: Job, output: str | Path | None) -> Run:
         job.here.reporter.message(line)
     about = plan.about()
     about["notes"] += job.notes
-    return Run.begin(output, _stem(plan), about, plan.recipe)
-
-
-def _stem(plan: Plan) -> str:
-    """What the folder of a run is called by itself: PHOTOS-resnet20."""
-    return f"{Path(plan.data.partition('?tags=')[0]).resolve().name}-{plan.model}"
+    return Run.begin(output, f"{_stem(plan.data)}-{plan.model}", about, plan.recipe)
 
 
 def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
@@ -172,7 +167,8 @@ def search(asked: Searching) -> Searched:
         plan = plan_of(begun, asked, asked)
     else:
         plan = tuned(settle(asked, asked), asked)
-        folder = Run.create(asked.output, f"{_stem(plan)}-search").path
+        stem = f"{_stem(plan.data)}-{plan.model}-search"
+        folder = Run.create(asked.output, stem).path
         begun = Run.begin(folder / "base", "", plan.about(), plan.recipe)
     space, said = space_of(plan.recipe)
     for line in (*filter(None, [plan.speed]), said, f"search {folder}"):
@@ -225,6 +221,8 @@ def evaluate(asked: Scoring) -> Scores | TagScores:
     """
     loaded = load_weights(asked.weights, model=asked.model)
     card, data = loaded.card, asked.data or loaded.card.data
+    if card.thresholds:  # several labels a picture
+        data = data.replace("?labels=", "?tags=", 1)
     source = open_source(
         data,
         data_dir=asked.folder,
@@ -329,6 +327,11 @@ def predict(
     """
     predictor = Predictor(weights, device=str(pick_device(device)), model=model)
     return predictor(find_pictures(paths), top_k=top_k, batch_size=batch_size)
+
+
+def _stem(data: str) -> str:
+    """What a run on these data is called: without the columns that were said."""
+    return Path(data.partition("?")[0]).resolve().name
 
 
 def _choice_in_words(best_epoch: int, split: str, choose_by: str | None) -> str:

@@ -1,16 +1,19 @@
-"""A folder of class folders, or of splits of class folders."""
+"""A folder of class folders, of splits of class folders, or of pictures with a table of labels."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from deepen.data.index import FolderIndex, Listing
+from deepen.data.decode import EXTENSIONS
+from deepen.data.index import FolderIndex, ending
+from deepen.data.leftout import BESIDE, NO_SPLIT, in_words, some
+from deepen.data.lists import exclude_from
 from deepen.data.names import natural_key, to_text
 from deepen.data.split import (
     SPLIT_FOLDERS,
@@ -21,132 +24,281 @@ from deepen.data.split import (
     hold_out,
     note_on_test,
 )
+from deepen.data.tables import ENDINGS, SETTINGS, Place, find_tables, label_pictures
+from deepen.data.walk import File, Walk
 from deepen.errors import InputError, unknown
 
+Flaw = Literal["empty_class", "unknown_class", "layout"]
 
-class _File(NamedTuple):
-    key: str
-    label: str
+_SPLITS = "splits are called train, val and test"
+_SPLIT_IN_NAME = re.compile(
+    f"(?<![a-z])({'|'.join(sorted(SPLIT_FOLDERS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
+)
+
+
+class Fault(NamedTuple):
+    """Why a folder cannot be trained on."""
+
     path: Path
-    size: int
+    kind: Flaw
+    detail: str
+
+
+@dataclass
+class Survey:
+    """What lies in a folder: every file of it is found, or counted as left out."""
+
+    root: Path
+    own: dict[SplitName, Path] = field(default_factory=dict)
+    """The splits that it comes with, each with its folder or table."""
+    found: dict[SplitName, dict[str, list[File]]] = field(default_factory=dict)
+    """The pictures by split and class; all are `train` where there are no splits."""
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """How labels were found."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """What is left out, by its ending or the reason."""
+    left_out: list[str] = field(default_factory=list)
+    """The same, a line for each reason."""
 
 
 def open_folder(
-    word: str, root: Path, validation: int | None, exclude: frozenset[str]
+    word: str,
+    root: Path,
+    validation: int | None,
+    exclude: frozenset[str],
+    asked: dict[str, str] | None = None,
 ) -> PictureSet:
     """The pictures under `root`; arguments and errors are those of `open_source`."""
+    survey = survey_folder(root, asked or {})
+    for path, _, detail in survey.faults:
+        raise InputError(f"{path}: {detail}")
+    return split_folder(word, survey, validation, exclude)
+
+
+def survey_folder(root: Path, asked: dict[str, str]) -> Survey:
+    """Go through all of a folder.
+
+    Args:
+        root: the folder.
+        asked: its table and columns, as `deepen.data.tables.SETTINGS` names them.
+
+    Raises:
+        InputError: what lies there cannot be read; what can be read but not be trained on are
+            faults of the survey.
+    """
+    if strange := [name for name in asked if name not in SETTINGS]:
+        raise InputError(f"{root}: {unknown('setting', strange[0], SETTINGS)}")
+    survey = Survey(root)
     with FolderIndex(root) as index:
-        folders = _split_folders(root)
-        ignored: Counter[str] = Counter()
-        found: dict[SplitName, dict[str, list[_File]]] = {
-            split: _read_classes(index, root, folder, ignored)
-            for split, folder in (folders or {"train": root}).items()
-        }
+        folders = _split_folders(survey, index.listing(root).folders)
+        places = _tables(index, root, folders, asked)
+        walk = Walk(index, root, frozenset(place.path for place in places))
+        if places:
+            _read_tables(survey, walk, folders, places, asked)
+        else:
+            _read_classes(survey, walk, folders)
+    survey.ignored, survey.left_out = walk.left.counts(), walk.left.notes()
+    return survey
+
+
+def split_folder(
+    word: str, survey: Survey, validation: int | None, exclude: frozenset[str]
+) -> PictureSet:
+    """The pictures of a survey without fault, held out and in order.
+
+    Raises:
+        InputError: a class has no picture left to train on, or as of `hold_out`.
+    """
+    root, found = survey.root, survey.found
     classes = sorted(found["train"], key=natural_key)
-    _check_classes(root, folders, found, exclude)
-    files: list[_File] = []
+    keys = {f.key for by_class in found.values() for files in by_class.values() for f in files}
+    left_out, notes_on_list = exclude_from(keys, exclude, root)
+    labels: list[str] = []
+    files: list[File] = []
     pools: Pools = {}
     for split, by_class in found.items():
-        kept = [f for f in chain.from_iterable(by_class.values()) if f.key not in exclude]
-        pools[split] = np.arange(len(files), len(files) + len(kept))
-        files += kept
-    notes = hold_out(pools, tuple(folders), [file.key for file in files], validation)
-    trained = {files[i].label for i in pools["train"]}
+        start = len(files)
+        for name, of_class in by_class.items():
+            kept = [file for file in of_class if file.key not in left_out]
+            if not kept:
+                where = survey.own.get(split, root) / name
+                raise InputError(f"{where}: the class has no picture, as all are excluded")
+            files += kept
+            labels += [name] * len(kept)
+        pools[split] = np.arange(start, len(files))
+    notes = survey.notes + hold_out(pools, tuple(survey.own), [f.key for f in files], validation)
+    trained = {labels[i] for i in pools["train"]}
     for name in classes:
         if name not in trained:
             raise InputError(
                 f"{root / name}: so few pictures that none is left to train on; add some, "
                 "or split the folder into train and val yourself"
             )
-    notes += note_on_test(pools)
-    if exclude:
-        left_out = exclude & {f.key for by in found.values() for fs in by.values() for f in fs}
-        notes.append(f"excluded: {len(left_out):,} pictures, of {len(exclude):,} listed")
-    if ignored:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ignored.items()))
-        notes.append(f"not taken for pictures: {kinds}")
+    notes += [*note_on_test(pools), *notes_on_list, *survey.left_out]
 
     places = {name: place for place, name in enumerate(classes)}
     splits: dict[SplitName, Split] = {}
     for split in get_args(SplitName):
-        if chosen := [files[i] for i in pools.get(split, ())]:
-            labels = np.array([places[file.label] for file in chosen], dtype=np.int64)
+        if len(chosen := pools.get(split, ())):
             splits[split] = Split(
                 split,
-                labels,
-                tuple(file.key for file in chosen),
-                files=tuple(file.path for file in chosen),
-                sizes=np.array([file.size for file in chosen], dtype=np.int64),
+                np.array([places[labels[i]] for i in chosen], dtype=np.int64),
+                tuple(files[i].key for i in chosen),
+                files=tuple(files[i].path for i in chosen),
+                sizes=np.array([files[i].size for i in chosen], dtype=np.int64),
             )
     return PictureSet(word, root, tuple(classes), 3, splits, tuple(notes))
 
 
-def _split_folders(root: Path) -> dict[SplitName, Path]:
-    """The folders that stand for splits; none when the folders of `root` are classes."""
+def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
+    """The folders that stand for splits, train first; none when all are classes."""
+    root = survey.root
     folders: dict[SplitName, Path] = {}
-    for name, split in SPLIT_FOLDERS.items():
-        folder = root / name
-        if folder.is_dir():
-            if split in folders:
-                raise InputError(f"{folder}: stands for the same split as {folders[split].name}")
-            folders[split] = folder
+    known = list(SPLIT_FOLDERS)
+    for name in sorted(names, key=lambda name: (name.lower() not in known, name)):
+        split = SPLIT_FOLDERS.get(name.lower())
+        if split in folders:
+            detail = f"stands for the same split as {folders[split].name}; {_SPLITS}"
+            survey.faults.append(Fault(root / name, "layout", detail))
+        elif split is not None:
+            folders[split] = root / name
     if folders and "train" not in folders:
-        raise InputError(f"{root}: has a folder {next(iter(folders.values())).name} but no train")
-    return folders
+        name = next(iter(folders.values())).name
+        detail = f"has a folder {name} but no train; {_SPLITS}, and a class {name} lies in train"
+        survey.faults.append(Fault(root, "layout", detail))
+    alike: defaultdict[str, dict[SplitName, str]] = defaultdict(dict)
+    for name in [] if folders else names:
+        if match := _SPLIT_IN_NAME.search(name):
+            rest = f"{name[: match.start()]}*{name[match.end() :]}".lower()
+            alike[rest][SPLIT_FOLDERS[match[1].lower()]] = name
+    for split_names in alike.values():
+        if "train" in split_names and len(split_names) > 1:
+            detail = f"if {' and '.join(sorted(split_names.values()))} are splits, rename them: "
+            survey.faults.append(Fault(root / split_names["train"], "layout", detail + _SPLITS))
+    return {split: folders[split] for split in get_args(SplitName) if split in folders}
 
 
-def _read_classes(
-    index: FolderIndex, root: Path, folder: Path, ignored: Counter[str]
-) -> dict[str, list[_File]]:
-    """The files named as pictures in each class folder, in natural order."""
-    classes: dict[str, list[_File]] = {}
-    listing = index.listing(folder)
-    if loose := len(listing.pictures) + sum(listing.ignored.values()):
-        ignored["in no class folder"] += loose
-    for name in listing.folders:
-        if folder == root and name.lower() in SPLIT_FOLDERS:
-            raise InputError(f"{folder / name}: if this is a split, call it {name.lower()}")
-        label = to_text(name)
-        below = list(_below(index, folder / name))
-        for each in below:
-            ignored.update(each.ignored)
-        files = [
-            _File(prefix + to_text(name), label, each.folder / name, size)
-            for each in below
-            for prefix in [to_text(each.folder.relative_to(root)) + "/"]
-            for name, size in each.pictures
-        ]
-        if len(below) > 1:  # one folder's are in order
-            files.sort(key=lambda file: natural_key(file.key))
-        classes[label] = files
-    return classes
+# Class folders -----------------------------------------------------------------------------------
 
 
-def _below(index: FolderIndex, folder: Path) -> Iterator[Listing]:
-    """A folder and those in it, at any depth."""
-    listing = index.listing(folder)
-    yield listing
-    for name in listing.folders:
-        yield from _below(index, folder / name)
+def _read_classes(survey: Survey, walk: Walk, folders: dict[SplitName, Path]) -> None:
+    """The files named as pictures in each class folder."""
+    survey.own = folders
+    beside = walk.folders(walk.root)
+    names = {folder.name for folder in folders.values()}
+    for name in beside if folders else ():
+        if name not in names:
+            walk.skip(walk.root / name, BESIDE, to_text(name))
+    for split, folder in (folders or {"train": walk.root}).items():
+        by_class = survey.found.setdefault(split, {})
+        for name in walk.folders(folder) if folders else beside:
+            files, others = walk.files(folder / name)
+            by_class.setdefault(to_text(name), []).extend(files)
+            if not files:
+                survey.faults.append(Fault(folder / name, "empty_class", _why_none(others)))
+            elif not folders:
+                _check_no_splits_below(survey, walk, folder / name)
+        _check_classes(survey, walk, split, folder)
 
 
-def _check_classes(
-    root: Path,
+def _why_none(others: Counter[str]) -> str:
+    if not others:
+        return "the class has no picture"
+    unread = f"{others.total():,} files, none read ({in_words(others)})"
+    return f"the class has no picture: {unread}; read are {' '.join(sorted(EXTENSIONS))}"
+
+
+def _check_no_splits_below(survey: Survey, walk: Walk, folder: Path) -> None:
+    """Pictures of <class>/train and <class>/test would be mixed."""
+    names = walk.index.listing(folder).folders
+    below = {SPLIT_FOLDERS[name.lower()]: name for name in names if name.lower() in SPLIT_FOLDERS}
+    if "train" in below and len(below) > 1:
+        moved = f"{below['train']}/{folder.name}"
+        detail = f"splits lie above the classes: make it {moved}; {_SPLITS}"
+        survey.faults.append(Fault(folder / below["train"], "layout", detail))
+
+
+def _check_classes(survey: Survey, walk: Walk, split: SplitName, folder: Path) -> None:
+    """Whether a split's class folders are those of train, and enough."""
+    listing, by_class = walk.index.listing(folder), survey.found[split]
+    if not by_class:
+        detail = "has no class folder"
+        if loose := len(listing.pictures):
+            tables = [n for n in walk.index.listing(walk.root).others if ending(n) in ENDINGS]
+            table = tables[0] if len(tables) == 1 else "FILE"
+            detail += f"; {loose:,} pictures lie in it: make a folder for each class, or name a "
+            detail += f"table of their labels, --labels {table}"
+        survey.faults.append(Fault(folder, "layout", detail))
+    _check_known(survey, split, folder)
+    if split == "train" and len(by_class) == 1:
+        detail = f"has one class only, {next(iter(by_class))}; two are needed"
+        inner = [n for name in listing.folders for n in walk.index.listing(folder / name).folders]
+        if len(inner) > 1 and not survey.own:
+            whole = folder / listing.folders[0]
+            detail += f"; if {some([to_text(name) for name in inner])} are, name {whole}"
+        survey.faults.append(Fault(folder, "layout", detail))
+
+
+def _check_known(survey: Survey, split: SplitName, where: Path) -> None:
+    known = survey.found.get("train", {})
+    for name in survey.found[split] if known else ():
+        if name not in known:
+            detail = str(unknown("class of train", name, known))
+            survey.faults.append(Fault(where, "unknown_class", detail))
+
+
+# A table -----------------------------------------------------------------------------------------
+
+
+def _tables(
+    index: FolderIndex, root: Path, folders: dict[SplitName, Path], asked: dict[str, str]
+) -> list[Place]:
+    """The tables that labels are read from: that asked for, or where there are no classes any."""
+    if "labels" in asked:
+        inside = root / asked["labels"]
+        path = inside if inside.is_file() else Path(asked["labels"]).expanduser()
+        if not path.is_file():
+            raise InputError(f"--labels {asked['labels']}: no such file, here or in {root}")
+        return [Place(path, None, root)]
+    classes = index.listing(folders.get("train", root)).folders
+    if len(classes) > 1 and not asked:
+        return []
+    names = {folder: index.listing(folder).others for folder in (root, *folders.values())}
+    found = find_tables(root, folders, names)
+    if asked and not found:
+        raise InputError(f"{root}: has no table of labels; say which: --labels FILE")
+    return found
+
+
+def _read_tables(
+    survey: Survey,
+    walk: Walk,
     folders: dict[SplitName, Path],
-    found: dict[SplitName, dict[str, list[_File]]],
-    exclude: frozenset[str],
+    places: list[Place],
+    asked: dict[str, str],
 ) -> None:
-    known = found["train"]
-    for split, by_class in found.items():
-        folder = folders.get(split, root)
-        if not by_class:
-            raise InputError(f"{folder}: has no class folder")
-        for name, files in by_class.items():
-            if name not in known:
-                raise InputError(f"{folder}: {unknown('class of train', name, known)}")
-            if all(file.key in exclude for file in files):
-                why = ", as all are excluded" if files else ""
-                raise InputError(f"{folder / name}: the class has no picture{why}")
-    if len(known) < 2:
-        folder = folders.get("train", root)
-        raise InputError(f"{folder}: has one class only, {next(iter(known))}; two are needed")
+    """The pictures that have a label in a table."""
+    files, _ = walk.files(walk.root)
+    labelled, survey.notes = label_pictures(places, walk.root, files, asked, walk.left)
+    table, by_folder = places[0].path, {f.name: split for split, f in folders.items()}
+    splits = [one.split or by_folder.get(one.file.key.partition("/")[0]) for one in labelled]
+    for one, split in zip(labelled, splits, strict=True):
+        if split is None and any(splits):
+            walk.left.add(NO_SPLIT, one.file.key)
+            continue
+        by_class = survey.found.setdefault(split or "train", {})
+        by_class.setdefault(one.label, []).append(one.file)
+    survey.found = {
+        split: {name: of[name] for name in sorted(of, key=natural_key)}
+        for split in get_args(SplitName)
+        if (of := survey.found.get(split))
+    }
+    survey.own = dict.fromkeys(survey.found, table) if any(splits) else {}
+    if "train" not in survey.found:
+        survey.faults.append(Fault(table, "layout", "labels no picture of train"))
+    elif len(survey.found["train"]) == 1:
+        detail = f"has one class only, {next(iter(survey.found['train']))}; two are needed"
+        survey.faults.append(Fault(table, "layout", detail))
+    for split in survey.found:
+        _check_known(survey, split, table)

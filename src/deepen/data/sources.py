@@ -49,7 +49,7 @@ def open_source(
     with the split (`train-00000-of-00005.parquet`), or they are split as folders are.
 
     `FOLDER?tags=FILE` is a folder of pictures with a table of their classes, of which each may have
-    several (`deepen.data.tags`); `&image=`, `&column=` and `&split=` name its columns.
+    several (`deepen.data.tags`); `&image=`, `&label=` and `&split=` name its columns.
 
     `NAME?train=N&test=M` is a fixed draw of so many training and test pictures, `all` for all of
     them; nothing is held out then, whatever `validation` says.
@@ -69,8 +69,6 @@ def open_source(
         WorkError: the download failed.
     """
     word = str(name_or_folder)
-    if (table := _table(word)) is not None:
-        return open_tagged(word, *table, validation, frozenset(exclude))
     if (some := drawn(word)) is not None:
         rest = {"data_dir": data_dir, "download": download, "exclude": exclude}
         return some.open(lambda held: open_source(some.name, validation=held, **rest))
@@ -83,9 +81,11 @@ def open_source(
     if shards := find_shards(where):
         root = Path(where.partition("?")[0]).expanduser()
         return open_parquet(word, shards, root, validation, frozenset(exclude))
-    folder = Path(name_or_folder).expanduser()
+    folder, asked = folder_and_table(word)
+    if folder.is_dir() and "tags" in asked:
+        return open_tagged(word, folder, asked, validation, frozenset(exclude))
     if folder.is_dir():
-        return open_folder(word, folder, validation, frozenset(exclude))
+        return open_folder(word, folder, validation, frozenset(exclude), asked)
     if folder.exists():
         raise InputError(f"{word}: a file; a folder of class folders is needed")
     if len(folder.parts) > 1:
@@ -93,15 +93,9 @@ def open_source(
     raise unknown("data set or folder", word, NAMED)
 
 
-def _table(word: str) -> tuple[Path, dict[str, str]] | None:
-    """The folder of `FOLDER?tags=FILE`, and what is said of its table."""
-    folder, _, query = word.partition("?")
-    said = dict(parse_qsl(query))
-    if "tags" not in said:
-        return None
-    if strange := [key for key in said if key not in ("tags", "image", "column", "split")]:
-        raise unknown("word after the ?", strange[0], ("tags", "image", "column", "split"))
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    return root, said
+def folder_and_table(word: str) -> tuple[Path, dict[str, str]]:
+    """The folder of `PHOTOS?labels=FILE&image=COLUMN`, and what is said of its table."""
+    folder = Path(word).expanduser()
+    if "?" not in word or folder.is_dir():
+        return folder, {}
+    return Path(word.partition("?")[0]).expanduser(), dict(parse_qsl(word.partition("?")[2]))

@@ -7,19 +7,18 @@ each class.
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from deepen.data.decode import EXTENSIONS
-from deepen.data.names import natural_key, to_text
+from deepen.data.index import FolderIndex
+from deepen.data.leftout import NO_ROW, some
+from deepen.data.lists import exclude_from
+from deepen.data.names import natural_key
 from deepen.data.split import (
     SPLIT_FOLDERS,
     PictureSet,
@@ -29,8 +28,12 @@ from deepen.data.split import (
     hold_out,
     note_on_test,
 )
+from deepen.data.tables import Names, Table, read_table
+from deepen.data.walk import Walk
 from deepen.errors import InputError, unknown
 
+SETTINGS = ("tags", "image", "label", "split")
+"""What may be said of a folder: its table, and the columns of pictures, labels and splits."""
 NAME = "classes"
 """Of the target."""
 SEPARATORS = ("|", ";", ",")
@@ -75,52 +78,60 @@ def open_tagged(
     Args:
         word: what the user typed.
         root: a folder.
-        said: `tags`, the table, below `root` or anywhere; and if it is not plain which they are,
-            the columns `image`, `column` (of labels) and `split`.
+        said: `tags`, the table, in `root` or anywhere; and if it is not plain which they are, the
+            columns `image`, `label` and `split`.
         validation: as of `deepen.data.sources.open_source`.
         exclude: likewise.
 
     Raises:
         InputError: the table or its columns are off, or it names no picture.
     """
-    table = _read(root, said["tags"])
-    pictures = _Pictures(root)
+    if strange := [key for key in said if key not in SETTINGS]:
+        raise unknown("word after the ?", strange[0], SETTINGS)
+    inside = root / said["tags"]
+    path = inside if inside.is_file() else Path(said["tags"]).expanduser()
+    table = read_table(path)
+    with FolderIndex(root) as index:
+        walk = Walk(index, root, frozenset({path}))
+        files, _ = walk.files(root)
+    pictures = Names(files, root, [""])
     columns = _choose(table, pictures, said)
     names, tags = _classes(table, columns)
     rows: dict[str, list[int]] = defaultdict(list)
     lost: list[str] = []
     for place, cell in enumerate(table.column(columns.image)):
-        key = pictures.find(cell, f"{table.path}, line {table.lines[place]}")
-        if key is None:
+        file = pictures.find(cell, f"{path}, line {table.lines[place]}")
+        if file is None:
             lost.append(cell or "an empty cell")
         else:
-            rows[key].append(place)
-    keys = [key for key in pictures.keys if key in rows and key not in exclude]
-    if not keys:
-        raise InputError(f"{table.path}: column {columns.image} names no picture of {root}")
-    matrix = np.stack([tags[rows[key]].max(0) for key in keys])
-    pools, own = _splits(table, columns, [rows[key] for key in keys])
+            rows[file.key].append(place)
+    for file in files:
+        if file.key not in rows:
+            walk.left.add(NO_ROW, file.key)
+    left_out, on_list = exclude_from({file.key for file in files}, exclude, root)
+    files = [file for file in files if file.key in rows and file.key not in left_out]
+    if not files:
+        raise InputError(f"{path}: column {columns.image} names no picture of {root}")
+    matrix = np.stack([tags[rows[file.key]].max(0) for file in files])
+    pools, own = _splits(table, columns, {file.key: rows[file.key] for file in files})
     notes = [
-        f"labels: {columns.words} of {table.path.name}; {len(names)} classes, "
-        f"{matrix.sum() / len(keys):.2f} a picture, {(~matrix.any(1)).sum():,} pictures have none",
-        *hold_out(pools, own, keys, validation),
+        f"labels: {columns.words} of {path.name}; {len(names)} classes, "
+        f"{matrix.sum() / len(files):.2f} a picture, {(~matrix.any(1)).sum():,} pictures have none",
+        *hold_out(pools, own, [file.key for file in files], validation),
         *note_on_test(pools),
     ]
     counted = {
         "pictures with several rows, whose labels count together": [
-            key for key in keys if len(rows[key]) > 1
+            file.key for file in files if len(rows[file.key]) > 1
         ],
-        f"pictures without a row in {table.path.name}, left out": [
-            key for key in pictures.keys if key not in rows
-        ],
-        f"rows of {table.path.name} without a picture": lost,
-        "excluded": [key for key in rows if key in exclude],
+        f"rows of {path.name} without a picture": lost,
         "columns that are not used": columns.unused,
     }
-    notes += [f"{what}: {len(some):,}, {some[0]} say" for what, some in counted.items() if some]
+    notes += [f"{what}: {len(each):,}: {some(each)}" for what, each in counted.items() if each]
+    notes += [*on_list, *walk.left.notes()]
     trained = matrix[pools["train"]].any(0)
     if not trained.all():
-        raise InputError(f"{table.path}: no training picture has {names[int(trained.argmin())]}")
+        raise InputError(f"{path}: no training picture has {names[int(trained.argmin())]}")
     labels, targets = tagged(matrix)
     splits: dict[SplitName, Split] = {}
     for split in get_args(SplitName):
@@ -128,79 +139,12 @@ def open_tagged(
             splits[split] = Split(
                 split,
                 labels[chosen],
-                tuple(keys[i] for i in chosen),
-                files=tuple(pictures.keys[keys[i]] for i in chosen),
+                tuple(files[i].key for i in chosen),
+                files=tuple(files[i].path for i in chosen),
+                sizes=np.array([files[i].size for i in chosen], dtype=np.int64),
                 targets=tuple(targets[i] for i in chosen),
             )
     return PictureSet(word, root, tuple(names), 3, splits, tuple(notes))
-
-
-class _Table(NamedTuple):
-    path: Path
-    names: list[str]
-    rows: list[list[str]]
-    lines: list[int]
-
-    def column(self, name: str) -> list[str]:
-        place = self.names.index(name)
-        return [row[place] for row in self.rows]
-
-
-def _read(root: Path, name: str) -> _Table:
-    path = root / name if (root / name).is_file() else Path(name).expanduser()
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is no UTF-8"
-        raise InputError(f"labels {path}: {why}") from error
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows, lines = [], []
-    try:
-        for row in reader:
-            if any(map(str.strip, row)):
-                rows.append([cell.strip() for cell in row])
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}") from error
-    if len(rows) < 2:
-        raise InputError(f"{path}: has no rows below its header")
-    header = rows[0]
-    if twice := [column for column, n in Counter(header).items() if n > 1]:
-        raise InputError(f"{path}: has two columns {twice[0]!r}")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(header):
-            raise InputError(f"{path}, line {line}: {len(row)} cells, but {len(header)} columns")
-    return _Table(path, header, rows[1:], lines[1:])
-
-
-class _Pictures:
-    """The pictures below a folder, by what a table may call them."""
-
-    def __init__(self, root: Path) -> None:
-        self.keys: dict[str, Path] = {}
-        for folder, below, files in os.walk(root):
-            below[:] = sorted((d for d in below if not d.startswith(".")), key=natural_key)
-            for name in sorted(files, key=natural_key):
-                path = Path(folder, name)
-                if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
-                    self.keys[to_text(path.relative_to(root))] = path
-        self._called: defaultdict[str, list[str]] = defaultdict(list)
-        for key in self.keys:
-            name = key.rpartition("/")[2]
-            for called in {name, name.rpartition(".")[0], key.rpartition(".")[0]} - {key}:
-                self._called[called].append(key)
-
-    def find(self, cell: str, where: str) -> str | None:
-        """The key of the picture that a cell means: its path, its name, either without ending."""
-        if cell in self.keys:
-            return cell
-        for called in (cell, cell.replace("\\", "/").rpartition("/")[2]):
-            if len(found := self._called.get(called, [])) > 1:
-                raise InputError(f"{where}: {cell} may be {found[0]} or {found[1]}; say the path")
-            if found:
-                return found[0]
-        return None
 
 
 class _Columns(NamedTuple):
@@ -211,52 +155,50 @@ class _Columns(NamedTuple):
     words: str
 
 
-def _choose(table: _Table, pictures: _Pictures, said: Mapping[str, str]) -> _Columns:
+def _choose(table: Table, pictures: Names, said: Mapping[str, str]) -> _Columns:
     """The columns as they are said, or as their cells show.
 
     Raises:
         InputError: there are none such, or several would do.
     """
-    for key in ("image", "column", "split"):
-        if key in said and said[key] not in table.names:
-            raise InputError(f"{table.path}: {unknown('column', said[key], table.names)}")
-    have = ", ".join(table.names)
+    for key in ("image", "label", "split"):
+        if key in said and said[key] not in table.columns:
+            raise InputError(f"{table.path}: {unknown('column', said[key], table.columns)}")
+    have = ", ".join(table.columns)
     if (image := said.get("image")) is None:
-        found = {name: _named(table.column(name), pictures) for name in table.names}
-        image = max(table.names, key=lambda name: found[name])
+        found = {name: _named(table.column(name), pictures) for name in table.columns}
+        image = max(table.columns, key=lambda name: found[name])
         if not found[image][0]:
             raise InputError(f"{table.path}: no column names pictures below the folder; has {have}")
-    rest = [name for name in table.names if name != image]
+    rest = [name for name in table.columns if name != image]
     split = said.get("split")
     if split is None:
         split = next((n for n in rest if _values(table, n) <= {*SPLIT_FOLDERS}), None)
     rest = [name for name in rest if name != split]
     binary = [name for name in rest if _is_binary(table, name)]
     called = [name for name in rest if name.lower() in _LABELS and name not in binary]
-    if "column" in said:
-        labels = [said["column"]]
+    if "label" in said:
+        labels = [said["label"]]
     elif len(called) == 1 or (len(rest) == 1 and not binary):
         labels = called or rest
     elif binary and not called:
         labels = binary
     else:
-        raise InputError(
-            f"{table.path}: which column holds the labels? it has {have}; say ?column="
-        )
+        raise InputError(f"{table.path}: which column holds the labels? it has {have}; say ?label=")
     words = f"columns {labels[0]} to {labels[-1]}" if labels == binary else f"column {labels[0]}"
     return _Columns(image, labels, split, [n for n in rest if n not in labels], words)
 
 
-def _values(table: _Table, name: str) -> set[str]:
+def _values(table: Table, name: str) -> set[str]:
     return {cell.lower() for cell in table.column(name)}
 
 
-def _is_binary(table: _Table, name: str) -> bool:
+def _is_binary(table: Table, name: str) -> bool:
     values = _values(table, name)
     return values <= _ZERO | _ONE and values != {""}
 
 
-def _named(cells: Sequence[str], pictures: _Pictures) -> tuple[int, int]:
+def _named(cells: Sequence[str], pictures: Names) -> tuple[int, int]:
     """How many cells name a picture, whichever it be, and how many cells differ."""
     count = 0
     for cell in cells:
@@ -267,7 +209,7 @@ def _named(cells: Sequence[str], pictures: _Pictures) -> tuple[int, int]:
     return count, len({*cells})
 
 
-def _classes(table: _Table, columns: _Columns) -> tuple[list[str], np.ndarray]:
+def _classes(table: Table, columns: _Columns) -> tuple[list[str], np.ndarray]:
     """Names of the classes, and which of them each row has, uint8 (rows, K)."""
     if _is_binary(table, columns.labels[0]):
         cells = [[cell.lower() in _ONE for cell in table.column(n)] for n in columns.labels]
@@ -283,18 +225,25 @@ def _classes(table: _Table, columns: _Columns) -> tuple[list[str], np.ndarray]:
 
 
 def _splits(
-    table: _Table, columns: _Columns, rows: Sequence[Sequence[int]]
+    table: Table, columns: _Columns, rows: Mapping[str, Sequence[int]]
 ) -> tuple[Pools, list[SplitName]]:
-    """Which pictures belong to which split, and the splits that the table has.
+    """Which pictures belong to which split, and the splits that there are.
+
+    They are those of the table's column, else those of the folders that all pictures lie in.
 
     Raises:
         InputError: a picture is in two splits, or there is none to train on.
     """
-    if columns.split is None:
-        return {"train": np.arange(len(rows))}, []
-    cells = table.column(columns.split)
     pools: dict[SplitName, list[int]] = {}
-    for place, its in enumerate(rows):
+    if columns.split is None:
+        folders = [SPLIT_FOLDERS.get(key.partition("/")[0]) for key in rows]
+        if None in folders or "train" not in folders:
+            return {"train": np.arange(len(rows))}, []
+        for place, split in enumerate(folders):
+            pools.setdefault(split, []).append(place)  # type: ignore[arg-type]
+        return {split: np.array(each) for split, each in pools.items()}, list(pools)
+    cells = table.column(columns.split)
+    for place, its in enumerate(rows.values()):
         known = {SPLIT_FOLDERS.get(cells[row].lower()) for row in its}
         if None in known or len(known) > 1:
             where = f"{table.path}, line {table.lines[its[-1]]}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from deepen.data.sources import PictureSet, open_source
 from deepen.errors import InputError
@@ -82,7 +80,7 @@ def settle(request: Request, here: Here) -> Plan:
         raise InputError("--init-from copies layers, --weights takes all: give one of them")
     if request.model is not None:
         takes_of(request.model)  # a wrong name is said before the data are read
-    request = with_labels(request)
+    request = with_tags(request)
     source = open_pictures(request, held_out(request))
     start = _start(request, source, here.place.type)
     card = start.loaded.card if start is not None and start.whole else None
@@ -167,21 +165,18 @@ def open_pictures(request: Request, validation: int | None) -> PictureSet:
     )
 
 
-def with_labels(request: Request) -> Request:
-    """The data with the table of their classes in its word, as it is remembered.
+def with_tags(request: Request, task: str | None = None) -> Request:
+    """The words for pictures whose table tells several classes each, where the task is multilabel.
 
-    Raises:
-        InputError: there is no folder, or the recipe trains on one class a picture.
+    `task` is the recipe's, where that is known already.
     """
-    if request.labels is None:
+    if not isinstance(request.data, str) or "?labels=" not in request.data:
         return request
-    if not isinstance(request.data, str) or "?" in request.data:
-        raise InputError(f"--labels {request.labels}: goes with a folder of pictures")
-    if load_recipe(request.recipe or "quick", dict(request.changes)).task != "multilabel":
-        raise InputError(f"--labels {request.labels}: goes with --task multilabel")
-    inside = (Path(request.data).expanduser() / request.labels).is_file()
-    table = request.labels if inside else Path(request.labels).expanduser().absolute()
-    return replace(request, data=f"{request.data}?{urlencode({'tags': table}, safe='/')}")
+    if task is None:
+        task = load_recipe(request.recipe or "quick", dict(request.changes)).task
+    if task != "multilabel":
+        return request
+    return replace(request, data=request.data.replace("?labels=", "?tags=", 1))
 
 
 def same_plan(shared: dict[str, Any], request: Request, here: Here) -> Plan:

@@ -12,7 +12,7 @@ from deepen.errors import InputError, WorkError
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.distributed import restartable, restarted
 from deepen.training.initialization import Start, read_start
-from deepen.training.plan import Plan, complete, open_pictures, settle, with_labels
+from deepen.training.plan import Plan, complete, open_pictures, settle, with_tags
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
 from deepen.training.request import Here, Request, Training
 from deepen.training.run import Run
@@ -52,7 +52,8 @@ def plan_of(run: Run, request: Request, here: Here) -> Plan:
         InputError: another data set, model or recipe, other weights to start from, or data that
             changed; the field is named.
     """
-    about, settled, request = run.read_about(), run.read_recipe(), with_labels(request)
+    about, settled = run.read_about(), run.read_recipe()
+    request = with_tags(request, settled.task)
     if request.data is not None and not _same_place(request.data, about):
         said = request.data.name if isinstance(request.data, PictureSet) else request.data
         raise InputError(f"--resume {run.path}: its data is {about['name']}, not {said}")
