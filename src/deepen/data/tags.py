@@ -1,6 +1,6 @@
 """Pictures that may show several things at once: which classes each has, as a vector of 0 and 1.
 
-They are a split's `targets`, {"classes": uint8 (K,)} of each picture. A table tells them: a row a
+They are a split's `targets`, {"tags": uint8 (K,)} of each picture. A table tells them: a row a
 picture (or a row a picture and class), with a cell of several labels, or a column of 0 and 1 for
 each class.
 """
@@ -34,7 +34,7 @@ from deepen.errors import InputError, unknown
 
 SETTINGS = ("tags", "image", "label", "split")
 """What may be said of a folder: its table, and the columns of pictures, labels and splits."""
-NAME = "classes"
+NAME = "tags"
 """Of the target."""
 SEPARATORS = ("|", ";", ",")
 """Of labels in a cell; where a column has none of them, it is white space."""

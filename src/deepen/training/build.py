@@ -136,12 +136,17 @@ def fewest_at_once(network: nn.Module, input_shape: tuple[int, ...], frozen: Seq
     """
     if not any(isinstance(part, _BatchNorm) for part in network.modules()):
         return 1
-    with on_meta(network), in_mode(network, training=True), torch.no_grad():
-        train_mode(network, frozen)
-        for count in (1, 2):
-            with suppress(InputError), torch.random.fork_rng([]):
-                run(network, make_inputs(network, [input_shape], count, "meta"))
-                return count
+    for count in (1, 2):
+        with (
+            suppress(InputError),
+            on_meta(network),
+            in_mode(network, training=True),
+            torch.random.fork_rng([]),
+            torch.no_grad(),
+        ):
+            train_mode(network, frozen)
+            run(network, make_inputs(network, [input_shape], count, "meta"))
+            return count
     return 1
 
 
