@@ -19,10 +19,10 @@ from deepen.training.request import Here, Request, Training
 
 OPTIONS = {
     "train": """
-        --amp --batch-size --cache --config --data-dir --device --download --epochs
-        --exclude --init-from --json --labels --lr --model --momentum --no-amp --output
-        --recipe --resume --seed --set --size --tune --validation --weight-decay --weights
-        --workers -b -j data
+        --amp --batch-size --cache --choose-by --class-weights --config --data-dir --device
+        --download --epochs --exclude --init-from --json --labels --lr --model --momentum
+        --no-amp --output --recipe --resume --sampling --seed --set --size --task --tune
+        --validation --weight-decay --weights --workers -b -j data
     """,
     "search": """
         --batch-size --config --data-dir --device --download --epochs --json --labels
@@ -30,8 +30,8 @@ OPTIONS = {
         --trials --validation --workers -b -j data
     """,
     "find-lr": """
-        --batch-size --config --data-dir --device --download --highest --json --labels
-        --lowest --model --output --recipe --set --steps --workers -b -j data
+        --batch-size --config --data-dir --device --download --highest --json --lowest --labels
+        --model --output --recipe --set --steps --workers -b -j data
     """,
     "verify-resume": """
         --batch-size --config --data-dir --device --epochs --json --kills --labels --model

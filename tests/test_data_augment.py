@@ -118,6 +118,7 @@ def test_flip_is_left_to_right_below_one_half():
         Augmentation(crop="pad", flip=True),
         Augmentation(crop="pad", pad_px=1, jitter=0.4),
         Augmentation(crop="pad", flip=True, jitter=0.4, lighting=0.1),
+        Augmentation(crop="pad", flip=True, flip_vertical=True, rotate=20, erase=0.5),
     ],
 )
 def test_one_at_a_time_as_in_batches(augmentation):
@@ -393,6 +394,9 @@ def test_grey_and_colour_are_converted_when_resized():
         ({"pad_px": 0}, "greater than 0"),
         ({"crop": "center"}, "'none', 'pad', 'random_resized' or 'scale'"),
         ({"flips": True}, "Extra inputs are not permitted"),
+        ({"rotate": 181}, "less than or equal to 180"),
+        ({"rotate_fill": 256}, "less than or equal to 255"),
+        ({"transform": "module"}, "should match pattern"),
     ],
 )
 def test_impossible_augmentations(fields, words):
@@ -406,6 +410,46 @@ def test_what_does_not_go_with_the_preprocessing():
     with pytest.raises(InputError, match="scale_px: 3 px is less than the crop, 4x4"):
         Augmentation(crop="scale", scale_px=(3, 8)).check(prep(4, 4))
     Augmentation(crop="scale", scale_px=(4, 8), lighting=0.1).check(prep(4, 4))
+
+
+def test_vertical_flips_are_torchvisions_below_one_half():
+    augmentation = Augmentation(flip_vertical=True)
+    images = noise(4, 5, 6, 3)
+    u = torch.tensor([[0.0], [0.4999], [0.5], [ALMOST_ONE]])
+    out = augment_batch(augmentation, images, torch.arange(4), u)
+    theirs = v2.vertical_flip(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    assert torch.equal(out, torch.cat([theirs[:2], images[2:]]))
+    one = augment_batch(augmentation, images, torch.tensor([1]), u[:1])
+    assert torch.equal(one[0], theirs[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("fill", [0, 200])
+def test_rotations_are_torchvisions(channels, fill):
+    """Pillow's to the bit; of tensors' arithmetic a value in some differs by rounding."""
+    augmentation = Augmentation(rotate=40, rotate_fill=fill)
+    images = torch.from_numpy(np.stack([np.array(picture(30, 24, s)) for s in range(5)]))
+    images = images[..., :channels].contiguous()
+    u = torch.tensor([[0.0], [0.25], [0.5], [0.9], [ALMOST_ONE]])
+    out = augment_batch(augmentation, images, torch.arange(5), u)
+    assert torch.equal(out[2], images[2])
+    color = [fill] * channels
+    for one, image, degrees in zip(out, images, [-40, -20, 0, 32, 40], strict=True):
+        source = image[..., 0] if channels == 1 else image
+        options: Any = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": color}
+        pillow: Any = v2.rotate(as_input(Image.fromarray(source.numpy())), degrees, **options)
+        difference = one.int() - torch.from_numpy(np.array(pillow)).view(one.shape).int()
+        assert difference.abs().max() <= (1 if degrees == 40 else 0)  # 40 minus 2^-24 of 80
+        tensor = v2.rotate(image.permute(2, 0, 1), degrees, **options).permute(1, 2, 0)
+        inner = (slice(8, 22), slice(8, 16))  # edges are another matter to each
+        assert (one[inner].int() - tensor[inner].int()).abs().max() <= 2
+
+
+def test_parts_that_came_later_change_no_draw_of_the_others():
+    before = Augmentation(crop="pad", flip=True, jitter=0.4, erase=0.5)
+    after = before.model_copy(update={"flip_vertical": True, "rotate": 5.0, "transform": "a:b"})
+    assert after._parts[: len(before._parts) - 3] == before._parts[:-3]
+    assert after.draws == before.draws + 4
 
 
 def test_numbers_of_draws():

@@ -125,9 +125,8 @@ def test_nothing_to_score_is_refused():
 
 def _batch(images: torch.Tensor, start: int, bad: tuple[PictureError, ...] = ()) -> Any:
     n = len(images)
-    return SimpleNamespace(
-        images=images, labels=torch.arange(n) % 3, indices=torch.arange(start, start + n), bad=bad
-    )
+    labels, indices = torch.arange(n) % 3, torch.arange(start, start + n)
+    return SimpleNamespace(images=images, labels=labels, indices=indices, bad=bad, shares=None)
 
 
 def _model() -> nn.Module:

@@ -213,6 +213,8 @@ def check_numbers(page: Page, scores: Scores) -> None:
     assert results.pop("95% interval")
     expected = {
         "Top-1 accuracy": percent(scores.top1),
+        "Balanced accuracy": percent(scores.balanced_accuracy),
+        "Macro F1": percent(scores.macro_f1),
         "Loss": f"{scores.loss:.4f}",
         "Calibration error": percent(scores.calibration_error),
         "Pictures": f"{scores.num_samples:,}",

@@ -16,10 +16,12 @@ from deepen.baselines.probe import probe as probe_layer
 from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
 from deepen.data.sources import PictureSet
+from deepen.data.tags import tags_of
 from deepen.deployment.predictor import Prediction, Predictor, find_pictures
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
+from deepen.evaluation.tags import TagScores, score_tags
 from deepen.files import write_whole
 from deepen.locks import hold
 from deepen.report.page import write_report
@@ -125,6 +127,9 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     pictures = processes.together(batches(plan, job.here, split).epoch(0))
     found = job.task.predict(job.network, pictures, job.here)
     words = protocol(plan, split, len(found.indices))
+    if job.task.tunes and job.validation is not None and plan.recipe.scored == "val":
+        held_out = processes.together(job.validation.epoch(0))
+        job.task.tune(job.task.predict(job.network, held_out, job.here))
     examined = job.task.examine(found, plan.source.splits[split], words)
     trained = Trained(run.path, split, examined.scores)
     if loaded is None:
@@ -134,14 +139,15 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
             state.bad[error.path] = error.reason
             job.here.reporter.message(f"left out: {error}")
     run.write_bad(state.bad)
-    card = loaded.card.model_copy(update={"protocol": words, "score": examined.card})
+    about = {"protocol": words, "score": examined.card, **job.task.about()}
+    card = loaded.card.model_copy(update=about)
     save_weights(chosen, job.network, card, plan.input.mean_image)
     for name, content in examined.files.items():
         if isinstance(content, bytes):
             write_whole(run.path / name, content)
         else:
             run.write_json(name, content)
-    choice = _choice_in_words(state.best_epoch, split)
+    choice = _choice_in_words(state.best_epoch, split, plan.recipe.choose_by)
     scores = examined.scores.model_dump()
     run.write_json("scores.json", {"split": split, "choice": choice, "scores": scores})
     return trained
@@ -235,7 +241,7 @@ def find_lr(asked: Sweeping) -> Sweep:
 
 
 @takes(Scoring)
-def evaluate(asked: Scoring) -> Scores:
+def evaluate(asked: Scoring) -> Scores | TagScores:
     """Score a weights file on labelled pictures, with one crop each.
 
     Pictures that cannot be decoded are told to the reporter, and are in none of the numbers.
@@ -262,10 +268,26 @@ def evaluate(asked: Scoring) -> Scores:
         found.append(predict_logits(network, pictures.epoch(0), device=asked.place))
         for error in found[-1].bad:
             asked.reporter.message(f"left out: {error}")
-    labels = torch.cat([place[p.labels] for p in found])
+    labels = torch.cat([p.labels for p in found])
+    if (labels.ndim == 2) != bool(card.thresholds):
+        several = "several classes" if labels.ndim == 2 else "one class"
+        raise InputError(
+            f"{source.name}: has {several} a picture, which {asked.weights} is not trained on"
+        )
+    labels = _in_place(labels, place, len(card.classes))
     words = describe_one_crop(
         card.preprocessing, data=source.name, part=scored.part, num_samples=len(labels)
     )
+    if card.thresholds:
+        return score_tags(
+            torch.cat([p.logits for p in found]),
+            labels,
+            card.classes,
+            card.thresholds,
+            temperature=card.temperature,
+            num_skipped=sum(len(p.bad) for p in found),
+            protocol=words,
+        )
     return score(
         torch.cat([p.logits for p in found]),
         labels,
@@ -287,6 +309,8 @@ def probe(asked: Probing) -> Probe:
     """
     loaded = load_weights(asked.weights, model=asked.model)
     source = open_to_probe(asked, loaded.card)
+    if tags_of(source.splits["train"]) is not None:
+        raise InputError(f"{source.name}: has several classes a picture; a probe needs one")
     found = probe_layer(
         loaded,
         source,
@@ -326,10 +350,11 @@ def _stem(data: str) -> str:
     return Path(data.partition("?")[0]).resolve().name
 
 
-def _choice_in_words(best_epoch: int, split: str) -> str:
+def _choice_in_words(best_epoch: int, split: str, choose_by: str | None) -> str:
     if best_epoch == 0:
         return f"no picture was held out: the weights of the last epoch, reported on {split}"
-    chosen = f"epoch {best_epoch} was chosen on the validation pictures"
+    by = f" by {choose_by}" if choose_by else ""
+    chosen = f"epoch {best_epoch} was chosen on the validation pictures{by}"
     if split == "val":
         return f"{chosen}, and is reported on the same ones for want of a test split: optimistic"
     return f"{chosen} and is reported on the test pictures, which nothing was chosen on"
@@ -343,6 +368,13 @@ def _label_map(scored: Scored, card: tuple[str, ...], weights: str | Path) -> Te
             f"{_some(strange)}; it knows {_some(card)}"
         )
     return torch.tensor([card.index(n) if n in card else -1 for n in scored.source.classes])
+
+
+def _in_place(labels: Tensor, place: Tensor, num_classes: int) -> Tensor:
+    """Labels of the data as places in the logits; tags (N, K) with their columns there."""
+    if labels.ndim == 1:
+        return place[labels]
+    return labels.new_zeros(len(labels), num_classes).index_copy(1, place, labels)
 
 
 def _some(names: Sequence[str], most: int = 20) -> str:

@@ -29,7 +29,7 @@ from deepen import api
 from deepen.data.sources import PictureSet, Split
 from deepen.errors import DeepenError, InputError, WorkError
 from deepen.training.checkpoint import load_checkpoint
-from deepen.training.plan import held_out, open_pictures
+from deepen.training.plan import held_out, open_pictures, with_tags
 from deepen.training.progress import Silent
 from deepen.training.request import Request, Verifying, takes
 from deepen.training.run import Run
@@ -276,7 +276,8 @@ def _obey(order: _Order, begun: Path, done: Path, error: Path) -> None:
     saves, told = _Saves(order), _Told(begun)
     sys.addaudithook(saves.see)
     try:
-        request = Request(**{k: v for k, v in order.words.items() if k in _REQUEST})
+        asked = Request(**{k: v for k, v in order.words.items() if k in _REQUEST})
+        request = with_tags(asked)
         some = _some(open_pictures(request, held_out(request)), order.pictures)
         words = {**order.words, "data": some, "download": False}
         api.train(**words, output=order.run, resume="auto", reporter=told)

@@ -46,6 +46,14 @@ RECIPE = {
     "together": Flag(
         "together", str, "Kept in one split: subfolder, pattern:REGEX or column:NAME."
     ),
+    "task": Flag("task", str, "classification, multilabel, or package.module:factory."),
+    "sampling": Flag("sampling", str, "shuffled; or balanced: each class is shown as often."),
+    "class_weights": Flag(
+        "loss.class_weights", str, "none; or balanced: rare classes count more in the loss."
+    ),
+    "choose_by": Flag(
+        "choose_by", str, "What the epoch is chosen by: top1, balanced, macro_f1, loss, ..."
+    ),
     "amp": Flag("amp", bool, "Compute in bfloat16 where it is safe.", ("--amp/--no-amp",)),
 }
 """By the name of the option."""

@@ -46,10 +46,10 @@ def predict(
             top = [{"class": name, "probability": share} for name, share in found.top]
             print_json({"path": found.path, "top": top}, indent=None)
         elif as_csv:
-            for rank, (name, share) in enumerate(found.top, 1):
+            for rank, (name, share) in enumerate(found.top or [("", 0.0)], bool(found.top)):
                 print_csv_row((found.path, rank, name, f"{share:.6f}"))
         else:
             words = "  ".join(f"{name} {share:.1%}" for name, share in found.top)
-            say(f"{found.path}  {words}")
+            say(f"{found.path}  {words or 'no class is above its threshold'}")
     if failed:
         raise typer.Exit(1)

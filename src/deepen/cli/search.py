@@ -36,7 +36,9 @@ def search(words: Words, as_json: JSON = False) -> None:
         return
     settings = ", ".join(f"{key} {value:g}" for key, value in best.values.items())
     say(f"best    trial {best.number}: {settings}")
-    say(f"        validation error {100 - 100 * (best.top1 or 0):.2f}%")
+    figure, value = searched.found.figure, best.top1 or 0
+    reached = f"error {100 - 100 * value:.2f}%" if figure == "top-1" else f"{figure} {value:.4f}"
+    say(f"        validation {reached}")
     scores = trained.scores
     say(f"{trained.split} {scores.headline}  ({scores.protocol})")
     say(f"report  {searched.folder / 'report.html'}")

@@ -7,7 +7,7 @@ so the same numbers give the same pictures, one at a time or in batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Annotated, Literal
 
@@ -23,6 +23,7 @@ from deepen.data.erasing import ERASING_DRAWS, erase
 from deepen.data.geometry import Box, Geometry, window_of
 from deepen.data.preprocess import Preprocessing
 from deepen.data.rand_augment import MAX_MAGNITUDE, OPERATION_DRAWS, rand_augment
+from deepen.data.transform import TRANSFORM_DRAWS, find_transform, transform
 from deepen.errors import InputError
 
 _TRIES = 10  # random_resized looks this often for a box that fits, as torchvision does
@@ -43,7 +44,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Augmentation(BaseModel):
-    """What happens to a training picture: crop, flip, RandAugment, jitter, lighting, erasing."""
+    """What happens to a training picture, in this order.
+
+    Crop, flips, rotation, RandAugment, jitter, lighting, a transform of the user's own, erasing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -61,6 +65,12 @@ class Augmentation(BaseModel):
     """Of `random_resized`: the window's width over its height, uniform in the logarithm."""
     flip: bool = False
     """Left and right changed over, half of the time."""
+    flip_vertical: bool = False
+    """Top and bottom changed over, half of the time."""
+    rotate: float = Field(default=0.0, ge=0, le=180)
+    """Turned by as much as this either way, in degrees, about the middle (bilinear)."""
+    rotate_fill: int = Field(default=0, ge=0, le=255)
+    """What comes in at the corners then, from black to white."""
     jitter: float = Field(default=0.0, ge=0)
     """Brightness, contrast and saturation, each by a factor of 1 - jitter to 1 + jitter, in random
     order (Howard 2013, section 2.2; the order as in fb.resnet.torch, which has 0.4)."""
@@ -75,6 +85,8 @@ class Augmentation(BaseModel):
     """RandAugment's N (Cubuk et al. 2019): so many of its 14 operations, each drawn at random."""
     magnitude: float = Field(default=9.0, ge=0, le=MAX_MAGNITUDE)
     """RandAugment's M, how strong they are."""
+    transform: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    """A function of the user's own, `package.module:function` (`deepen.data.transform`)."""
     erase: float = Field(default=0.0, ge=0, le=1)
     """Probability of a box to be filled with random bytes (Zhong et al. 2017, which has 0.5)."""
     erase_area: tuple[Share, Share] = (0.02, 0.4)
@@ -105,13 +117,14 @@ class Augmentation(BaseModel):
     @property
     def one_by_one(self) -> bool:
         """Whether pictures in memory, too, are better changed one by one, by workers perhaps."""
-        return self.resizes or self.rand_augment > 0
+        return self.resizes or self.rand_augment > 0 or self.rotate > 0 or bool(self.transform)
 
     def check(self, preprocessing: Preprocessing) -> None:
         """Refuse what cannot be done to pictures of this kind.
 
         Raises:
-            InputError: the scale is smaller than the crop, or lighting is asked for in grey.
+            InputError: the scale is smaller than the crop, lighting is asked for in grey, or there
+                is no such transform.
         """
         if self.scale_px is not None and self.scale_px[0] < max(preprocessing.crop_px):
             raise InputError(
@@ -120,13 +133,18 @@ class Augmentation(BaseModel):
             )
         if self.lighting and preprocessing.channels != 3:
             raise InputError("augment.lighting needs colour pictures")
+        if self.transform is not None:
+            find_transform(self.transform)
 
     def check_geometry(self) -> None:
         """Refuse what boxes and masks cannot follow.
 
         Raises:
-            InputError: RandAugment, which rotates and shears.
+            InputError: RandAugment, which rotates and shears, and others that move pixels.
         """
+        for name in ("flip_vertical", "rotate", "transform"):
+            if getattr(self, name):
+                raise InputError(f"augment.{name}: boxes and masks do not follow it; leave it out")
         if self.rand_augment:
             raise InputError(
                 "augment.rand_augment: rotates, shears and shifts pictures, which boxes and masks "
@@ -135,7 +153,7 @@ class Augmentation(BaseModel):
 
     @property
     def _parts(self) -> tuple[int, ...]:
-        """Uniforms for crop, flip, jitter, lighting, RandAugment and erasing."""
+        """Uniforms of each part; what came later is at the end, so that others draw as before."""
         return (
             _CROP_DRAWS[self.crop],
             int(self.flip),
@@ -143,6 +161,9 @@ class Augmentation(BaseModel):
             3 if self.lighting else 0,
             self.rand_augment * OPERATION_DRAWS,
             ERASING_DRAWS if self.erase else 0,
+            int(self.flip_vertical),
+            int(self.rotate > 0),
+            TRANSFORM_DRAWS if self.transform else 0,
         )
 
 
@@ -169,7 +190,7 @@ def augment_batch(augmentation: Augmentation, images: Tensor, indices: Tensor, u
         batch = _cut_windows(images, indices, crop, 2 * augmentation.pad_px)
     else:
         batch = images.index_select(0, indices)
-    return _change_content(augmentation, batch, *others)
+    return _change_content(augmentation, batch, others)
 
 
 def augment_fitted(augmentation: Augmentation, fitted: np.ndarray, u: Tensor) -> Tensor:
@@ -188,9 +209,9 @@ def augment_pixels(
     crop, *others = u[None].split(augmentation._parts, dim=1)
     box = _chosen_window(augmentation, pixels.full_size, preprocessing.crop_px, crop[0].tolist())
     window = _resize_window(pixels, box, preprocessing.crop_px)
-    return _change_content(
-        augmentation, torch.from_numpy(preprocessing.pad(window))[None], *others
-    )[0]
+    return _change_content(augmentation, torch.from_numpy(preprocessing.pad(window))[None], others)[
+        0
+    ]
 
 
 def geometry_of(
@@ -318,22 +339,23 @@ def _cut_windows(images: Tensor, indices: Tensor, u: Tensor, slack: int) -> Tens
     return pieces.index_select(0, rows.view(-1)).view(len(indices), height, width, channels)
 
 
-def _change_content(
-    augmentation: Augmentation,
-    images: Tensor,
-    flip: Tensor,
-    jitter: Tensor,
-    lighting: Tensor,
-    operations: Tensor,
-    box: Tensor,
-) -> Tensor:
+def _change_content(augmentation: Augmentation, images: Tensor, u: Sequence[Tensor]) -> Tensor:
     """All that comes after the crop, on uint8 (B, H, W, C), with the uniforms of each part."""
+    flip, jitter, lighting, operations, box, vertical, angle, seed = u
     if augmentation.flip:
-        images = _flip_some(images, _is_flipped(flip))
+        images = _flip_some(images, _is_flipped(flip), 2)
+    if augmentation.flip_vertical:
+        images = _flip_some(images, _is_flipped(vertical), 1)
+    if augmentation.rotate:
+        images = _rotate(augmentation, images, angle)
     if augmentation.rand_augment:
         images = _rand_augment(augmentation.magnitude, images, operations)
     if augmentation.jitter or augmentation.lighting:
         images = _recolor(augmentation, images, jitter, lighting)
+    if augmentation.transform:
+        name = augmentation.transform
+        changed = [transform(name, *each) for each in zip(images, seed, strict=True)]
+        images = torch.stack(changed).contiguous()
     if augmentation.erase:
         area, ratio = augmentation.erase_area, augmentation.erase_ratio
         images = erase(images, augmentation.erase, area, ratio, box)
@@ -345,12 +367,28 @@ def _is_flipped(u: Tensor) -> Tensor:
     return u[:, 0] < 0.5
 
 
+def _rotate(augmentation: Augmentation, images: Tensor, u: Tensor) -> Tensor:
+    def turned(image: Image.Image, draws: list[float]) -> Image.Image:
+        fill = augmentation.rotate_fill
+        color = fill if image.mode == "L" else (fill,) * 3
+        degrees = augmentation.rotate * (2 * draws[0] - 1)
+        return image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=color)
+
+    return _by_pillow(images, u, turned)
+
+
 def _rand_augment(magnitude: float, images: Tensor, u: Tensor) -> Tensor:
+    return _by_pillow(images, u, lambda image, draws: rand_augment(image, magnitude, draws))
+
+
+def _by_pillow(
+    images: Tensor, u: Tensor, change: Callable[[Image.Image, list[float]], Image.Image]
+) -> Tensor:
+    """Each picture of uint8 (B, H, W, C) changed by its uniforms."""
     changed = []
     for pixels, draws in zip(images.numpy(), u.tolist(), strict=True):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        image = rand_augment(image, magnitude, draws)
-        changed.append(torch.from_numpy(np.array(image)).view(pixels.shape))
+        changed.append(torch.from_numpy(np.array(change(image, draws))).view(pixels.shape))
     return torch.stack(changed)
 
 
@@ -366,12 +404,12 @@ def _recolor(
     return planes.permute(0, 2, 3, 1).contiguous()
 
 
-def _flip_some(images: Tensor, chosen: Tensor) -> Tensor:
-    """Flip those images (B, H, W, C) left to right that are chosen (B,)."""
+def _flip_some(images: Tensor, chosen: Tensor, axis: int) -> Tensor:
+    """Flip those images (B, H, W, C) that are chosen (B,), along an axis of theirs."""
     if len(images) == 1:
-        return images.flip(2) if chosen else images
+        return images.flip(axis) if chosen else images
     # Picking whole images out of both forms is eight times faster than torch.where on bytes.
-    both = torch.cat([images, images.flip(2)])
+    both = torch.cat([images, images.flip(axis)])
     place = torch.arange(len(images), device=images.device)
     return both.index_select(0, place + len(images) * chosen)
 

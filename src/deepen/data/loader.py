@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,9 +29,14 @@ from deepen.data.geometry import Geometry
 from deepen.data.mixing import Mixing, mix
 from deepen.data.preprocess import Preprocessing
 from deepen.data.randomness import uniforms
+from deepen.data.sampling import balanced_order
 from deepen.data.sources import Split
+from deepen.data.tags import tags_of
+from deepen.data.transform import TransformError
 from deepen.data.workers import Workers, share
 from deepen.errors import InputError
+
+_ALONE = "is left alone in its batch, and this network needs two pictures at once"
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Batch:
     bad: tuple[PictureError, ...] = ()
     """Pictures of this batch that could not be decoded: left out, not replaced."""
     shares: Tensor | None = None
-    """float32 (B, K), the shares of the classes where pictures are mixed."""
+    """float32 (B, K): of mixed pictures the shares of the classes; of those that may have several
+    classes 1 for each that they have, 0 for others."""
     elsewhere: int = 0
     """How many pictures of this batch other processes have."""
     named_targets: list[dict[str, Tensor]] | None = None
@@ -57,7 +63,7 @@ class Batch:
 
     @property
     def targets(self) -> Any:
-        """What the loss compares with: labels (B,), or shares (B, K) where pictures are mixed.
+        """What the loss compares with: labels (B,), or shares (B, K) where there are any.
 
         Where the split has targets of its own, those: a list of B mappings of name to tensor.
         `geometry` carries their boxes and masks to px of `images`.
@@ -110,9 +116,13 @@ class Batches:
         num_classes: length of the mixed pictures' shares; needed for those alone.
         seed: of order and augmentation.
         shuffle: in an order drawn for each epoch; else as the split has them.
+        sampling: of shuffled pictures: each once, or each class as often (`deepen.data.sampling`).
         workers: processes that decode; they live as long as the loader.
         cache_bytes: of decoded pictures of files that are kept from epoch to epoch, in a temporary
             file that the workers share.
+        fewest: pictures that a step needs at once, 1 or 2: the last one of an epoch joins the batch
+            before it where it would be alone, and no process has one alone. A picture that is alone
+            since all others of its batch cannot be decoded is left out with these.
         mean_image: (H, W, C) on the 0..1 scale, exactly when `preprocessing` wants one.
         device: where the batches are wanted.
         rank: which of the processes this is, from 0.
@@ -134,8 +144,10 @@ class Batches:
     num_classes: int = 0
     seed: int = 0
     shuffle: bool = False
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     workers: int = 0
     cache_bytes: int = 0
+    fewest: int = 1
     mean_image: Tensor | None = None
     device: torch.device | str = "cpu"
     rank: int = 0
@@ -147,15 +159,20 @@ class Batches:
         self.augmentation = self.augmentation or Augmentation()  # None does for the usual one
         self.mixing = self.mixing or Mixing()
         self.augmentation.check(preprocessing)
-        if split.targets is not None:
-            self.augmentation.check_geometry()
-            if self.mixing.active:
-                raise InputError("mixing: pictures with targets beside their class cannot be mixed")
         self.device = torch.device(self.device)
+        tags = tags_of(split)
+        self._tags = None if tags is None else torch.from_numpy(tags).float().to(self.device)
+        self._targets = split.targets if tags is None else None
+        if self._targets is not None:
+            self.augmentation.check_geometry()
+        if split.targets is not None and self.mixing.active:
+            raise InputError("mixing: pictures with targets beside their class cannot be mixed")
         self.num_images = len(split)
         """Pictures of an epoch, in all processes."""
-        self.num_batches = math.ceil(len(split) / self.batch_size)
-        """Batches of an epoch, the last one perhaps smaller; the same in all processes."""
+        self.num_batches = math.ceil((len(split) + 1 - self.fewest) / self.batch_size)
+        """Batches of an epoch, the last one perhaps of another size; the same in all processes."""
+        self.num_full = self.num_batches - (self.num_batches * self.batch_size != len(split))
+        """Those of `batch_size` pictures."""
         width = preprocessing.size_px[1]
         self._normalize = preprocessing.normalization(width, self.device, self.mean_image)
         self._labels = torch.from_numpy(split.labels).to(self.device)
@@ -163,7 +180,8 @@ class Batches:
             cache = None
             if self.cache_bytes and split.images is None:
                 cache = DecodedPictures(self.cache_bytes, len(split), preprocessing.channels)
-            self._pictures = _Pictures(split, preprocessing, self.augmentation, seed, cache)
+            seen = replace(split, targets=self._targets)
+            self._pictures = _Pictures(seen, preprocessing, self.augmentation, seed, cache)
             self._workers = None
             if self.workers:
                 self._workers = Workers(self._pictures, self.workers, self.device, self._alone)
@@ -193,8 +211,9 @@ class Batches:
 
     def layout(self, epoch: int) -> tuple[Tensor, Tensor]:
         """An epoch's order, int64 (N,), and uniforms, float32 (N, draws), on the device."""
-        order = self._order(epoch).to(self.device)
-        return order, uniforms(self.seed, epoch, order, self.augmentation.draws)
+        samples = self._order(epoch).to(self.device)
+        u = uniforms(self.seed, epoch, samples, self.augmentation.draws)
+        return samples % len(self.split), u
 
     def pick(self, indices: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented images and labels as in `Batch` of resident samples, with their uniforms.
@@ -211,6 +230,9 @@ class Batches:
         self.tell(f"{fault}; pictures are decoded in one process from here on")
 
     def _order(self, epoch: int) -> Tensor:
+        """The samples of an epoch; the picture of sample s is s modulo the number of pictures."""
+        if self.shuffle and self.sampling == "balanced":
+            return balanced_order(self.split.labels, self.seed, epoch)
         if self.shuffle:
             return self.split.order(self.seed, epoch)
         return torch.arange(len(self.split))
@@ -218,22 +240,23 @@ class Batches:
     def _place(self, k: int) -> slice:
         """Where this process's part of batch k lies in the order of the epoch."""
         begin = k * self.batch_size
-        size = min(self.batch_size, len(self.split) - begin)
-        pairs = math.ceil(size / 2)
-        first, last = (
-            begin + min(size, 2 * math.ceil(pairs * rank / self.world_size))
-            for rank in (self.rank, self.rank + 1)
-        )
-        return slice(first, last)
+        end = len(self.split) if k == self.num_batches - 1 else begin + self.batch_size
+        pairs = max(1, (end - begin + 2 - self.fewest) // 2)  # the last may be of one or of three
+
+        def edge(rank: int) -> int:
+            whole = math.ceil(pairs * rank / self.world_size)
+            return end if whole == pairs else begin + 2 * whole
+
+        return slice(edge(self.rank), edge(self.rank + 1))
 
     def _from_memory(self, epoch: int, order: Tensor, places: list[slice]) -> Iterator[Batch]:
         on_device = order.to(self.device)
         u = uniforms(self.seed, epoch, on_device, self.augmentation.draws)
         for place in places:
-            indices = on_device[place]
+            indices = on_device[place] % len(self.split)
             images = augment_batch(self.augmentation, self._images, indices, u[place])
             geometry = None
-            if self.split.targets is not None:
+            if self._targets is not None:
                 sizes = [self._size] * len(indices)
                 geometry = geometry_of(self.augmentation, self.preprocessing, sizes, u[place])
             labels, kept = self._labels[indices], order[place]
@@ -246,11 +269,17 @@ class Batches:
             answers = map(self._pictures.__getitem__, requests)
         else:
             answers = self._workers(requests)
-        for chunk, (images, kept, bad, geometry) in zip(chunks, answers, strict=True):
+        for chunk, (images, kept, bad, geometry, failure) in zip(chunks, answers, strict=True):
+            if failure is not None:
+                raise InputError(failure)
+            if 0 < len(kept) < self.fewest:
+                alone = (self.split.key(sample % len(self.split)) for sample in kept)
+                bad = (*bad, *(PictureError(key, _ALONE) for key in alone))
+                images, kept, geometry = images[:0], [], geometry and geometry[:0]
             images = images.to(self.device, non_blocking=True)
-            indices = torch.tensor(kept, dtype=torch.int64)
-            labels = self._labels[indices.to(self.device)]
-            yield self._batch(epoch, images, labels, indices, chunk, tuple(bad), geometry)
+            samples = torch.tensor(kept, dtype=torch.int64)
+            labels = self._labels[samples.to(self.device) % len(self.split)]
+            yield self._batch(epoch, images, labels, samples, chunk, tuple(bad), geometry)
 
     def _batch(
         self,
@@ -263,16 +292,19 @@ class Batches:
         geometry: Geometry | None = None,
     ) -> Batch:
         """Normalized and mixed: uint8 images of the samples `kept` of those `asked` for."""
-        normal = self._normalize(images)
-        if self.split.targets is not None:
-            given = [self.split.targets[index] for index in kept.tolist()]
+        normal, indices = self._normalize(images), kept % len(self.split)
+        if self._tags is not None:
+            tags = self._tags[indices.to(self.device)]
+            return Batch(normal, labels, indices, bad, tags)
+        if self._targets is not None:
+            given = [self._targets[index] for index in indices.tolist()]
             named = [
                 {name: torch.tensor(value, device=self.device) for name, value in target.items()}
                 for target in given
             ]
-            return Batch(normal, labels, kept, bad, named_targets=named, geometry=geometry)
+            return Batch(normal, labels, indices, bad, named_targets=named, geometry=geometry)
         if not (self.mixing.active and len(kept)):
-            return Batch(normal, labels, kept, bad)
+            return Batch(normal, labels, indices, bad)
         normal, labels, shares = mix(
             self.mixing,
             normal,
@@ -283,7 +315,7 @@ class Batches:
             seed=self.seed,
             epoch=epoch,
         )
-        return Batch(normal, labels, kept, bad, shares)
+        return Batch(normal, labels, indices, bad, shares)
 
 
 def stay_on_device(split: Split, augmentation: Augmentation) -> bool:
@@ -295,14 +327,15 @@ class _Request(NamedTuple):
     """One batch to be decoded; it says all that changes, so workers have no state."""
 
     epoch: int
-    indices: list[int]
+    samples: list[int]
 
 
 class _Answer(NamedTuple):
     images: Tensor  # uint8 (B, H, W, C)
-    kept: list[int]  # the indices of these images
+    kept: list[int]  # the samples that these images are
     bad: Sequence[PictureError]
     geometry: Geometry | None = None  # of these images, where the split has targets
+    failure: str | None = None  # of the user's own transform
 
 
 class _Pictures(Dataset[_Answer]):
@@ -327,19 +360,23 @@ class _Pictures(Dataset[_Answer]):
         draws = uniforms(
             self.seed,
             request.epoch,
-            torch.tensor(request.indices, dtype=torch.int64),
+            torch.tensor(request.samples, dtype=torch.int64),
             self.augmentation.draws,
         )
         images, kept, bad = [], [], []
         sizes, places = [], []
-        for place, (index, u) in enumerate(zip(request.indices, draws, strict=True)):
+        for place, (sample, u) in enumerate(zip(request.samples, draws, strict=True)):
             try:
-                image, full_size = self._augmented(index, u)
+                image, full_size = self._augmented(sample % len(self.split), u)
             except PictureError as error:
                 bad.append(error)
                 continue
+            except TransformError as error:  # said where it is not wrapped in a worker's words
+                key = self.split.key(sample % len(self.split))
+                failure = f"augment.transform {self.augmentation.transform}: {key}: {error}"
+                return _Answer(torch.empty(0), [], (), failure=failure)
             images.append(image)
-            kept.append(index)
+            kept.append(sample)
             sizes.append(full_size)
             places.append(place)
         size = (*self.preprocessing.size_px, self.preprocessing.channels)

@@ -14,6 +14,7 @@ from deepen.data.named import NAMED, open_named
 from deepen.data.names import natural_key
 from deepen.data.parquet import HUB, fetch_shards, find_shards, open_parquet
 from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName
+from deepen.data.tags import open_tagged
 from deepen.errors import InputError, unknown
 
 __all__ = [
@@ -50,6 +51,9 @@ def open_source(
     path separator between them), a pattern, a folder of them, or `hf://owner/name` of Hugging
     Face's hub; `?image=COLUMN&label=COLUMN` at the end names columns. Their names or folders begin
     with the split (`train-00000-of-00005.parquet`), or they are split as folders are.
+
+    `FOLDER?tags=FILE` is a folder of pictures with a table of their classes, of which each may have
+    several (`deepen.data.tags`); `&image=`, `&label=` and `&split=` name its columns.
 
     `NAME?train=N&test=M` is a fixed draw of so many training and test pictures, `all` for all of
     them; nothing is held out then, whatever `validation` says.
@@ -102,6 +106,8 @@ def lay_out(
         root = Path(where.partition("?")[0]).expanduser()
         return open_parquet(word, shards, root, frozenset(exclude), to_train=to_train)
     folder, asked = folder_and_table(word)
+    if folder.is_dir() and "tags" in asked:
+        return open_tagged(word, folder, asked, frozenset(exclude))
     if folder.is_dir():
         return open_folder(word, folder, frozenset(exclude), asked, to_train=to_train)
     if folder.exists():

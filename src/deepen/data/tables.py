@@ -264,7 +264,7 @@ def label_pictures(
         label = columns.label
         within = "" if place.folder == root else f"{to_text(place.folder.relative_to(root))}/"
         scope = [file for file in files if file.key.startswith(within)]
-        names = _Names(scope, root, _prefixes(place, root))
+        names = Names(scope, root, _prefixes(place, root))
         name = to_text(place.path.relative_to(root) if root in place.path.parents else place.path)
         words, lost = _read_rows(table, columns, place.split, names, found)
         notes.append(f"labels: {name}, {words}")
@@ -283,7 +283,7 @@ def _read_rows(
     table: Table,
     columns: Columns,
     of: SplitName | None,
-    names: _Names,
+    names: Names,
     found: dict[str, Labelled],
 ) -> tuple[str, list[str]]:
     """Add what a table says to what is known; the columns in words, and names of no picture."""
@@ -325,7 +325,7 @@ def _prefixes(place: Place, root: Path) -> list[str]:
     return ["", *(f"{folder.relative_to(root).as_posix()}/" for folder in inside)]
 
 
-class _Names:
+class Names:
     """The pictures by what a table may call them."""
 
     def __init__(self, files: list[File], root: Path, prefixes: list[str]) -> None:

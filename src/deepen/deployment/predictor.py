@@ -20,7 +20,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         path: of the picture, as it was given or found.
-        top: (class, probability) of the most probable classes, best first.
+        top: (class, probability) of the most probable classes, best first; where a picture may have
+            several, of those that it has by their thresholds, perhaps none.
     """
 
     path: str
@@ -77,13 +78,20 @@ class Predictor:
             images = torch.from_numpy(np.stack(list(pixels.values()))).to(self.device)
             with torch.inference_mode():
                 logits = self.model(self._normalize(images)).cpu().double()
-            shares = (logits / self.card.temperature).softmax(1)
-            best = shares.topk(min(top_k, shares.shape[1]))
+            scaled = logits / self.card.temperature
+            shares = scaled.sigmoid() if self.card.thresholds else scaled.softmax(1)
+            # Where a picture may have several classes, all that are above their thresholds count.
+            least = torch.tensor(self.card.thresholds or (0.0,)).double()
+            several = len(self.card.thresholds)
+            best = shares.topk(several or min(top_k, shares.shape[1]))
             for place, values, indices in zip(
                 pixels, best.values.tolist(), best.indices.tolist(), strict=True
             ):
-                names = (self.card.classes[i] for i in indices)
-                tops[place] = tuple(zip(names, values, strict=True))
+                tops[place] = tuple(
+                    (self.card.classes[i], value)
+                    for i, value in zip(indices, values, strict=True)
+                    if not several or value >= least[i]
+                )
         for place, path in enumerate(paths):
             yield errors[place] if place in errors else Prediction(str(path), tops[place])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,9 @@ class Scores(BaseModel):
         top1: share, in 0..1, of pictures whose largest logit is the right one.
         top5: share whose five largest have the right one; None with fewer than six classes.
         loss: mean cross-entropy in nats, after the temperature.
+        balanced_accuracy: mean recall of the classes that have pictures (Brodersen et al. 2010), in
+            0..1; None in files from before version 0.4, as is the next.
+        macro_f1: mean F1 of the classes that have pictures or predictions, in 0..1.
         per_class: in the order of the classes.
         confusion: counts; the row is the true class, the column the predicted one.
         calibration_error: expected, over 15 bins of equal width, L1, after the temperature
@@ -50,6 +54,8 @@ class Scores(BaseModel):
     top1: float
     top5: float | None
     loss: float
+    balanced_accuracy: float | None = None
+    macro_f1: float | None = None
     per_class: list[ClassScore]
     confusion: list[list[int]]
     calibration_error: float
@@ -57,8 +63,13 @@ class Scores(BaseModel):
 
     @property
     def headline(self) -> str:
-        """The error in a line."""
-        return f"error {100 - 100 * self.top1:.2f}%"
+        """The error in a line, and the means over classes, which rare ones have a say in."""
+        words = f"error {100 - 100 * self.top1:.2f}%"
+        if self.balanced_accuracy is not None:
+            words += f", balanced accuracy {100 * self.balanced_accuracy:.2f}%"
+        if self.macro_f1 is not None:
+            words += f", macro F1 {100 * self.macro_f1:.2f}%"
+        return words
 
 
 class Figures(BaseModel):
@@ -93,6 +104,24 @@ def in_top(k: int, logits: Tensor, labels: Tensor) -> Tensor:
     if k == 1:
         return logits.argmax(dim=1) == labels
     return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(dim=1)
+
+
+class OverClasses(NamedTuple):
+    """Means in which each class weighs the same; see `Scores`."""
+
+    balanced_accuracy: float
+    macro_f1: float
+
+
+def over_classes(labels: Tensor, predicted: Tensor, num_classes: int) -> OverClasses:
+    """Balanced accuracy and macro F1, of places in the classes, int64 (N,), (N,)."""
+    right = torch.bincount(labels[labels == predicted], minlength=num_classes).double()
+    support = torch.bincount(labels, minlength=num_classes)
+    said = torch.bincount(predicted, minlength=num_classes)
+    return OverClasses(
+        (right / support)[support > 0].mean().item(),
+        (2 * right / (support + said))[support + said > 0].mean().item(),
+    )
 
 
 def score(
@@ -141,6 +170,7 @@ def score(
         top1=in_top(1, logits, labels).sum().item() / len(labels),
         top5=in_top(5, logits, labels).sum().item() / len(labels) if k > 5 else None,
         loss=F.cross_entropy(scaled, labels).item(),
+        **over_classes(labels, predicted, k)._asdict(),
         per_class=[
             ClassScore(name=name, precision=p, recall=r, f1=f, support=n)
             for name, p, r, f, n in zip(

@@ -21,7 +21,7 @@ class Predictions(NamedTuple):
 
     Attributes:
         logits: (N, K) float32.
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, K) of 0 and 1 where a picture may have several classes.
         indices: (N,) int64, places in the split.
         bad: what kept the other pictures out.
     """
@@ -67,7 +67,8 @@ def predict_logits(
                 if len(batch.labels):
                     images = batch.images.to(device, non_blocking=True)
                     logits.append(model(images).float())  # stays on the device: no wait
-                    labels.append(batch.labels)
+                    tags = batch.shares  # nothing is mixed here
+                    labels.append(batch.labels if tags is None else tags.long())
                     indices.append(batch.indices)
                 bad.extend(batch.bad)
                 if progress is not None:

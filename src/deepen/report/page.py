@@ -27,6 +27,7 @@ from pydantic import BaseModel, ValidationError
 from deepen.data.names import shown
 from deepen.errors import InputError, first_problem
 from deepen.evaluation.metrics import ClassScore, Figures, Scores
+from deepen.evaluation.tags import TagScores
 from deepen.files import read_json, read_text, read_yaml, write_whole
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
@@ -38,8 +39,17 @@ if TYPE_CHECKING:
 
 NEEDED = ("epoch", "lr", "train_loss", "eval_loss", "images_per_s", "seconds")
 """Columns of metrics.csv that every task has."""
-TITLES = {"loss": "Loss", "top1": "Top-1 accuracy"}
+TITLES = {
+    "loss": "Loss",
+    "top1": "Top-1 accuracy",
+    "balanced": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "map": "Mean average precision",
+}
 """Of charts; other figures go by their names."""
+PERCENT = ("top1", "balanced", "macro_f1", "micro_f1", "map", "exact")
+"""Figures that are shown in percent."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
     "device",
@@ -105,7 +115,7 @@ class Evaluation(BaseModel):
 
     split: str
     choice: str
-    scores: Scores | Figures
+    scores: Scores | TagScores | Figures
 
 
 def write_report(run: Path) -> Path:
@@ -125,6 +135,7 @@ def write_report(run: Path) -> Path:
     found_scores = evaluation.scores if evaluation else None
     scores = found_scores if isinstance(found_scores, Scores) else None
     figures = found_scores if isinstance(found_scores, Figures) else None
+    tags = found_scores.per_class if isinstance(found_scores, TagScores) else []
     recipe = _recipe(run / "recipe.yaml")
     scored = "test" if ("scored", "test") in recipe else "validation"
     data = _document(run / "data.json", About)
@@ -138,7 +149,9 @@ def write_report(run: Path) -> Path:
     with _reading(run):
         page = _template().render(
             name=run.resolve().name,
-            subject=Path(data["name"]).name or Path(data.get("root") or ".").name or data["name"],
+            subject=Path(data["name"].partition("?tags=")[0]).name
+            or Path(data.get("root") or ".").name
+            or data["name"],
             data=data,
             card=card,
             environment=environment,
@@ -158,6 +171,7 @@ def write_report(run: Path) -> Path:
             evaluation=evaluation,
             scores=scores,
             figures=figures,
+            tags=tags,
             interval=_interval(scores) if scores else None,
             by_class=_by_class(scores) if scores else [],
             matrix=_matrix(scores) if scores else None,
@@ -474,8 +488,10 @@ def _columns(rows: Sequence[Row], scored: str) -> list[dict[str, str]]:
     for column in _figures(rows):
         part, _, figure = column.partition("_")
         of = {"train": "Training", "eval": scored.capitalize()}[part]
-        name = {"top1": "top-1"}.get(figure, figure)
-        form = "percent" if figure == "top1" else "number"
+        name = {"top1": "top-1", "map": "mAP", "macro_f1": "macro F1", "micro_f1": "micro F1"}.get(
+            figure, figure
+        )
+        form = "percent" if figure in PERCENT else "number"
         columns.append({"key": column, "title": f"{of} {name}", "form": form})
     return columns
 
@@ -502,7 +518,7 @@ def _chart(
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        if title == TITLES["top1"]:
+        if title in {TITLES.get(figure, figure) for figure in PERCENT}:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", color=INK["axis"], labelpad=6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 
 class Block(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -128,10 +128,28 @@ class _Loss(Block, frozen=True):
     temperature: float = Field(default=1.0, gt=0)
 
 
+def _class_weights(said: object) -> object:
+    numbers = isinstance(said, list | tuple) and all(isinstance(n, int | float) for n in said)
+    if said not in ("none", "balanced") and not (numbers and said and min(said) > 0):  # type: ignore
+        raise ValueError("none, balanced, or a number above 0 for each class")
+    return said
+
+
+ClassWeights = Annotated[
+    Literal["none", "balanced"] | tuple[float, ...], BeforeValidator(_class_weights)
+]
+"""What a picture's loss counts by its class: `balanced` is 1 over the class's training pictures.
+
+Their ratios matter alone: they are scaled so that the training pictures' mean is 1. The loss is the
+mean over pictures, not over weights, so that parts of a batch add up to the whole.
+"""
+
+
 class CrossEntropy(_Loss, frozen=True):
     """Cross-entropy over the classes."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
+    class_weights: ClassWeights = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -150,6 +168,7 @@ class Bce(_Loss, frozen=True):
     """
 
     name: Literal["bce"] = "bce"
+    class_weights: ClassWeights = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     threshold: float | None = Field(default=None, ge=0, lt=1)
 

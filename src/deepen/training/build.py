@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from deepen.analysis.memory import in_mode, make_inputs, run
+from deepen.analysis.meta import on_meta
 from deepen.data.augment import Augmentation
 from deepen.data.loader import Batches
 from deepen.data.mixing import Mixing
@@ -19,7 +23,7 @@ from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
 from deepen.evaluation.protocols import describe_one_crop
 from deepen.training.choice import size_in_words
-from deepen.training.finetuning import freeze
+from deepen.training.finetuning import freeze, train_mode
 from deepen.training.initialization import build_network
 from deepen.training.plan import Plan
 from deepen.training.progress import Row
@@ -93,21 +97,28 @@ def build(plan: Plan, here: Here) -> Job:
     if warning := amp_warning(settings, here.place):
         here.reporter.message(warning)
 
+    input_shape = (preprocessing.channels, *preprocessing.size_px)
+    fewest = fewest_at_once(network, input_shape, recipe.finetune.freeze)
+    _check_batches(plan, fewest)
+
     scored: SplitName = recipe.scored
 
     def keep(path: Path, network: nn.Module, row: Row) -> None:
         scores = {k.removeprefix("eval_"): v for k, v in row.items() if k[:5] == "eval_" and v}
         words = protocol(plan, scored, len(source.splits[scored])) if scores else ""
         written = card(plan, origin, words, scores, int(row["epoch"] or 0))
+        written = written.model_copy(update=task.about())
         save_weights(path, network, written, plan.input.mean_image)
 
-    size = size_in_words(network, (preprocessing.channels, *preprocessing.size_px), here.place.type)
+    task = task_of(recipe, source.classes)
+    task.see(source.splits["train"])
+    size = size_in_words(network, input_shape, here.place.type)
     notes = (origin, size and f"{plan.model}: {size}")
     return Job(
         network=network,
         recipe=recipe,
-        task=task_of(recipe, source.classes),
-        train=batches(plan, here, "train", augmented=True),
+        task=task,
+        train=batches(plan, here, "train", augmented=True, fewest=fewest),
         validation=batches(plan, here, scored) if scored in source.splits else None,
         here=here,
         keep=keep,
@@ -116,7 +127,46 @@ def build(plan: Plan, here: Here) -> Job:
     )
 
 
-def batches(plan: Plan, here: Here, split: SplitName, *, augmented: bool = False) -> Batches:
+def fewest_at_once(network: nn.Module, input_shape: tuple[int, ...], frozen: Sequence[str]) -> int:
+    """How many pictures (C, H, W) a network needs at once to be trained: 1 or 2.
+
+    It is 2 where batch norm, of a picture alone, would see one value a channel: it has no variance,
+    and torch refuses it. Nothing is computed; a network that cannot be followed without values is
+    taken at its word, 1.
+    """
+    if not any(isinstance(part, _BatchNorm) for part in network.modules()):
+        return 1
+    for count in (1, 2):
+        with (
+            suppress(InputError),
+            on_meta(network),
+            in_mode(network, training=True),
+            torch.random.fork_rng([]),
+            torch.no_grad(),
+        ):
+            train_mode(network, frozen)
+            run(network, make_inputs(network, [input_shape], count, "meta"))
+            return count
+    return 1
+
+
+def _check_batches(plan: Plan, fewest: int) -> None:
+    """Refuse batches that the network cannot be trained on.
+
+    Raises:
+        InputError: names the field, and what would do.
+    """
+    size, count = plan.recipe.batch_size, len(plan.source.splits["train"])
+    why = f"{plan.model} ends in batch norm over single pixels, which needs {fewest} at once"
+    if size < fewest:
+        raise InputError(f"batch_size: {size} picture a step, but {why}: -b {fewest} or more")
+    if 0 < count < fewest:
+        raise InputError(f"{plan.data}: {count} picture to train on, but {why}")
+
+
+def batches(
+    plan: Plan, here: Here, split: SplitName, *, augmented: bool = False, fewest: int = 1
+) -> Batches:
     """Batches of a split; `augmented` means shuffled and augmented, for training."""
     recipe, pictures = plan.recipe, plan.source.splits[split]
     batch_size = recipe.batch_size
@@ -131,8 +181,10 @@ def batches(plan: Plan, here: Here, split: SplitName, *, augmented: bool = False
         num_classes=len(plan.source.classes),
         seed=recipe.seed,
         shuffle=augmented,
+        sampling=recipe.sampling,
         workers=num_workers(here.workers, pictures),
         cache_bytes=here.cache_bytes if augmented else 0,
+        fewest=fewest,
         mean_image=plan.input.mean_image,
         device=here.place,
         rank=here.processes.rank,

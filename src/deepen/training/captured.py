@@ -42,7 +42,7 @@ class CapturedStep(Step):
         super().__init__(job)
         train, device = job.train, job.here.place
         self.train, self.device = train, device
-        self.num_full = train.num_images // train.batch_size
+        self.num_full = train.num_full
         self.order = torch.zeros(train.num_images, dtype=torch.int64, device=device)
         self.draws = torch.zeros(train.num_images, train.augmentation.draws, device=device)
         self.losses = torch.zeros(self.num_full, device=device)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from deepen.analysis.complexity import Complexity, complexity
 from deepen.analysis.subject import subject
+from deepen.data.sampling import UNEVEN, imbalance
 from deepen.data.sources import PictureSet
+from deepen.data.tags import tags_of
 from deepen.errors import InputError
 from deepen.training.prepare import PHOTO_PX
 from deepen.training.recipe import Recipe, load_recipe
@@ -89,15 +92,34 @@ def choose(
         if picked.size_px is not None and picked.size_px != PHOTO_PX:
             chosen["input.size_px"] = picked.size_px
         words.append(_why(picked, source, device))
-    if recipe is not None:
-        return Choice(model, load_recipe(recipe, chosen | changes), tuple(words))
-    if model == "lenet5" and card is None:
+    if recipe is None and model == "lenet5" and card is None:
+        recipe = "lenet-1998"
         words.append("recipe: lenet-1998, the paper's for this network")
-        return Choice(model, load_recipe("lenet-1998", changes), tuple(words))
-    name = "quick" if card is None else "finetune"
-    chosen |= _fitted(source, changes, device)
-    words.append(_explain(name, source, chosen, changes))
-    return Choice(model, load_recipe(name, chosen | changes), tuple(words))
+    elif recipe is None:
+        recipe = "quick" if card is None else "finetune"
+        chosen |= _fitted(source, changes, device)
+        words.append(_explain(recipe, source, chosen, changes))
+    complete = load_recipe(recipe, chosen | changes)
+    words += _on_uneven_classes(source, complete)
+    return Choice(model, complete, tuple(words))
+
+
+def _on_uneven_classes(source: PictureSet, recipe: Recipe) -> list[str]:
+    """A line where one class has many times another's pictures, and nothing evens that out."""
+    train, weights = source.splits["train"], getattr(recipe.loss, "class_weights", "none")
+    labels = train.labels
+    if tags_of(train) is not None:  # labels are no more than the first of several
+        return []
+    if recipe.sampling == "balanced" or weights != "none" or imbalance(labels) < UNEVEN:
+        return []
+    found, sizes = np.unique(labels, return_counts=True)
+    places = (sizes.argmax(), sizes.argmin())
+    most, least = (f"{source.classes[found[i]]} {sizes[i]:,}" for i in places)
+    return [
+        f"classes: uneven, {imbalance(labels):.0f} to 1 (training pictures: {most}, {least}); "
+        "--sampling balanced or --class-weights balanced evens that out, --choose-by balanced has "
+        "each class weigh the same in the choice of the epoch"
+    ]
 
 
 def size_in_words(network: nn.Module, input_shape: tuple[int, ...], device: str) -> str:

@@ -272,6 +272,7 @@ class _Many(Processes):
 
     def gather_predictions(self, found: Predictions) -> Predictions:
         shapes = self.gather(list(found.logits.shape))
+        tags = max(self.gather(list(found.labels.shape[1:])))  # [] where each has one label
         most, classes = max(n for n, _ in shapes), max(k for _, k in shapes)
 
         def gathered(part: Tensor, *width: int) -> Tensor:
@@ -282,7 +283,7 @@ class _Many(Processes):
             return torch.cat([one[:n] for one, (n, _) in zip(parts, shapes, strict=True)])
 
         indices, order = gathered(found.indices).sort()
-        logits, labels = gathered(found.logits, classes), gathered(found.labels)
+        logits, labels = gathered(found.logits, classes), gathered(found.labels, *tags)
         return Predictions(logits[order], labels[order], indices, found.bad)
 
     def share_tensors(self, tensors: dict[str, Tensor]) -> None:

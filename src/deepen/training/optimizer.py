@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from deepen.errors import InputError
 from deepen.training.blocks import Bce, Constant, Cosine, Loss, Optimizer, Schedule, Steps
 from deepen.training.finetuning import stages
 
@@ -67,11 +69,37 @@ def build_scheduler(
     return LambdaLR(optimizer, lambda step: lr_factor(schedule, step, total_steps))
 
 
-class Objective:
-    """The loss of a recipe, averaged over the batch."""
+def class_weights(said: str | Sequence[float], counts: Sequence[int]) -> Tensor | None:
+    """What a picture's loss counts by its class, float32 (K,); None where all count alike.
 
-    def __init__(self, spec: Loss) -> None:
-        self.spec = spec
+    Their mean over the training pictures, `counts` of each class, is 1. Balanced ones are those of
+    King & Zeng 2001, n / (K n_c), as scikit-learn has them; K counts the classes with pictures.
+
+    Raises:
+        InputError: they are not as many as the classes.
+    """
+    if said == "none":
+        return None
+    number = torch.tensor(counts, dtype=torch.float64)
+    if said == "balanced":
+        weights = torch.where(number > 0, 1 / number, 0.0)
+    else:
+        weights = torch.tensor(said, dtype=torch.float64)
+        if len(weights) != len(number):
+            raise InputError(f"loss.class_weights: {len(weights)} for {len(number)} classes")
+    return (weights * number.sum() / (weights * number).sum()).float()
+
+
+class Objective:
+    """The loss of a recipe, averaged over the batch.
+
+    Args:
+        spec: of the recipe.
+        weights: of the classes, float32 (K,), that each picture's loss is multiplied by.
+    """
+
+    def __init__(self, spec: Loss, weights: Tensor | None = None) -> None:
+        self.spec, self.weights = spec, weights
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """A scalar in float32, of logits (B, K) and labels (B,) or shares of the classes (B, K)."""
@@ -79,16 +107,31 @@ class Objective:
         if self.spec.temperature != 1:
             logits = logits / self.spec.temperature
         if self.spec.name == "bce":
-            shares = _binary(targets, logits.shape[1], self.spec)
+            shares = binary_targets(targets, logits.shape[1], self.spec)
+            if (weights := self._weights(logits)) is not None:
+                weights = weights[targets] if targets.ndim == 1 else targets @ weights
+                return F.binary_cross_entropy_with_logits(logits, shares, weights[:, None])
             return F.binary_cross_entropy_with_logits(logits, shares)
         if self.spec.name == "map":
             # Eq. 9: y_D + log(e^-j + sum_i e^-y_i), cross-entropy with one constant logit more.
             rubbish = logits.new_full((len(logits), 1), -self.spec.rubbish)
             return F.cross_entropy(torch.cat([logits, rubbish], dim=1), targets)
-        return F.cross_entropy(logits, targets, label_smoothing=self.spec.label_smoothing)
+        smoothing = self.spec.label_smoothing
+        if (weights := self._weights(logits)) is not None:
+            total = F.cross_entropy(
+                logits, targets, weights, reduction="sum", label_smoothing=smoothing
+            )
+            return total / len(logits)
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+    def _weights(self, logits: Tensor) -> Tensor | None:
+        """The weights where the logits are; carried there once, for a CUDA graph cannot."""
+        if self.weights is not None and self.weights.device != logits.device:
+            self.weights = self.weights.to(logits.device)
+        return self.weights
 
 
-def _binary(targets: Tensor, num_classes: int, spec: Bce) -> Tensor:
+def binary_targets(targets: Tensor, num_classes: int, spec: Bce) -> Tensor:
     """What each class is to be by itself, (B, K)."""
     if targets.ndim == 1:
         targets = F.one_hot(targets, num_classes)

@@ -92,6 +92,7 @@ def settle(request: Request, here: Here) -> Plan:
         raise InputError("--init-from copies layers, --weights takes all: give one of them")
     if request.model is not None:
         takes_of(request.model)  # a wrong name is said before the data are read
+    request = with_tags(request)
     source = open_pictures(request, held_out(request))
     start = _start(request, source, here.place.type)
     card = start.loaded.card if start is not None and start.whole else None
@@ -190,6 +191,20 @@ def absolute(word: str) -> str:
         return word
     parts = (str(Path(part).expanduser().absolute()) for part in files.split(os.pathsep))
     return os.pathsep.join(parts) + mark + columns
+
+
+def with_tags(request: Request, task: str | None = None) -> Request:
+    """The words for pictures whose table tells several classes each, where the task is multilabel.
+
+    `task` is the recipe's, where that is known already.
+    """
+    if not isinstance(request.data, str) or "?labels=" not in request.data:
+        return request
+    if task is None:
+        task = load_recipe(request.recipe or "quick", dict(request.changes)).task
+    if task != "multilabel":
+        return request
+    return replace(request, data=request.data.replace("?labels=", "?tags=", 1))
 
 
 def same_plan(shared: dict[str, Any], request: Request, here: Here) -> Plan:

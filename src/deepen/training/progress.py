@@ -149,5 +149,8 @@ def _in_words(row: Row, prefix: str) -> str:
     """The figures of a row that begin so; of classification the loss and the error."""
     known = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
     if (top1 := known.get("top1")) is not None:
-        return f"loss {known['loss']:.4f} error {100 - 100 * top1:.2f}%"
+        words = f"loss {known['loss']:.4f} error {100 - 100 * top1:.2f}%"
+        if (balanced := known.get("balanced")) is not None:
+            words += f" balanced accuracy {100 * balanced:.2f}%"
+        return words
     return " ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None)

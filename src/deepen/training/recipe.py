@@ -41,7 +41,7 @@ from deepen.training.blocks import (
 class Recipe(Block, frozen=True):
     """A whole recipe; see the package's `recipes/` for those of the papers."""
 
-    task: str = "classification"  # or package.module:factory (deepen.training.task)
+    task: str = "classification"  # multilabel, or package.module:factory (deepen.training.task)
     length: Length
     batch_size: int = Field(default=128, ge=1, le=2**31)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -63,6 +63,10 @@ class Recipe(Block, frozen=True):
     together: str | None = None
     """What keeps pictures in one split (`deepen.data.hold_out`): `subfolder`, `pattern:REGEX` or
     `column:NAME`; None: each is held out for itself."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """What an epoch shows: each training picture once; or as many pictures, of each class equally
+    many, so that those of rare classes come again and of common ones not all do."""
+    choose_by: str | None = None  # a figure of the task's that epochs are chosen by; None: its own
     scored: Literal["val", "test"] = "val"
     """The split that is scored after each epoch: `val`, which the epoch is chosen on; or `test`, as
     papers plot it: then nothing is chosen, and the last epoch counts."""
@@ -90,6 +94,7 @@ class Recipe(Block, frozen=True):
             without = "validation is 0" if self.validation == 0 else "scored is test"
             needs = {
                 "early_stopping": self.early_stopping is not None,
+                "choose_by": self.choose_by is not None,
                 "schedule.name: plateau": self.schedule.name == "plateau",
             }
             for key, used in needs.items():
@@ -207,6 +212,9 @@ def build_recipe(name: str, fields: dict[str, Any], changes: dict[str, Any] | No
         if path[0] == "length":  # epochs and steps exclude each other: the later word counts
             block.clear()
         block[path[-1]] = value
+    loss = fields.setdefault("loss", {}) if fields.get("task") == "multilabel" else None
+    if isinstance(loss, dict):
+        loss.setdefault("name", "bce")
     try:
         return Recipe.model_validate(_of_one_kind(fields, changes))
     except ValidationError as error:

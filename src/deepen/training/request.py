@@ -136,7 +136,8 @@ class Request:
     )
     labels: str | Path | None = word(
         None,
-        "A table of the pictures' labels, CSV or JSON lines, beside or among them; "
+        "A table of the pictures' labels, CSV or JSON lines, beside or among them; with "
+        "--task multilabel several labels a picture; "
         "FILE?image=COLUMN&label=COLUMN&split=COLUMN names columns.",
         Option(str, metavar="FILE"),
     )

@@ -16,7 +16,7 @@ from deepen.training.distributed import restartable, restarted
 from deepen.training.initialization import Start, read_start
 from deepen.training.optimizer import lr_factor
 from deepen.training.pictures import changes
-from deepen.training.plan import Plan, complete, held_by, open_pictures, settle
+from deepen.training.plan import Plan, complete, held_by, open_pictures, settle, with_tags
 from deepen.training.recipe import Recipe, build_recipe, load_recipe
 from deepen.training.request import Here, Request, Training
 from deepen.training.run import Run
@@ -59,6 +59,7 @@ def plan_of(run: Run, request: Request, here: Here) -> Plan:
             changed; the field is named.
     """
     about, settled = run.read_about(), run.read_recipe()
+    request = with_tags(request, settled.task)
     asked: dict[str, Any] = {} if request.model is None else {"model": request.model}
     if request.exclude:
         asked["excluded"] = sorted(request.exclude)

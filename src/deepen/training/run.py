@@ -160,7 +160,8 @@ class Run:
     def write_metrics(self, history: list[Row]) -> None:
         """metrics.csv: a line an epoch, one at least; None is an empty cell."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+        columns = dict.fromkeys(column for row in history for column in row)  # later ones come last
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_whole(self.path / "metrics.csv", text.getvalue())

@@ -50,6 +50,8 @@ def open_scored(asked: Scoring, card: Card) -> Scored:
     if isinstance(asked.data, PictureSet):
         return _split_of(asked.data, asked.split)
     word = asked.data or place_of(asked.weights, card)
+    if card.thresholds:  # several labels a picture
+        word = word.replace("?labels=", "?tags=", 1)
     if word in NAMED or drawn(word):
         held = card.validation if asked.data in (None, card.data) else None
         named = open_source(word, data_dir=asked.folder, download=asked.download, validation=held)

@@ -88,12 +88,14 @@ class Found(NamedTuple):
         best: the best finished one, by top-1, then by loss.
         importances: share of each key in what the trials' top-1 differs by; empty where too few.
         running: trials of other processes that have not ended yet.
+        figure: what `top1` is where epochs are chosen by something else.
     """
 
     trials: tuple[Tried, ...]
     best: Tried | None
     importances: dict[str, float]
     running: int
+    figure: str = "top-1"
 
     def document(self, order: Order, tested: int) -> dict[str, Any]:
         """search.json, which the report draws; `tested`: how often test pictures were scored."""
@@ -101,7 +103,7 @@ class Found(NamedTuple):
             "study": order.study,
             "pruner": order.pruner,
             "space": {key: s.model_dump(exclude_defaults=True) for key, s in order.space.items()},
-            "objective": "top-1 on the validation pictures, best epoch",
+            "objective": f"{self.figure} on the validation pictures, best epoch",
             "best": None if self.best is None else self.best.number,
             "tested": tested,
             "importances": self.importances,
@@ -386,7 +388,8 @@ def _found(study: Study, order: Order) -> Found:
     whole = [t for t in tried if t.state == "complete" and t.top1 is not None]
     best = max(whole, key=lambda t: (t.top1, -(t.loss or 0.0), -t.number), default=None)
     running = sum(t.state == "running" for t in tried)
-    return Found(tried, best, _importances(study, whole), running)
+    figure = task_of(order.plan.recipe, order.plan.source.classes).figure
+    return Found(tried, best, _importances(study, whole), running, figure)
 
 
 def _run(trial: FrozenTrial, folder: Path) -> str:

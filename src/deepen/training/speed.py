@@ -30,7 +30,8 @@ ARITHMETIC_PX = 96
 _CAPTURED = {
     *("length", "batch_size", "seed", "optimizer", "schedule", "loss", "augment", "input"),
     *("validation", "early_stopping", "clip_norm", "max_bad_pictures", "search", "init"),
-    *("channels_last", "amp", "compile", "cuda_graph", "scored", "together"),
+    *("channels_last", "amp", "compile", "cuda_graph", "scored", "together", "sampling"),
+    "choose_by",
 }
 _CAPTURED_KINDS = {"sgd", "adamw", "cross_entropy", "map"}
 
@@ -107,7 +108,8 @@ def rules(
 def why_no_graph(recipe: Recipe, train: Split, processes: int) -> str | None:
     """What keeps the steps from being captured, in words; None where nothing does."""
     augment = recipe.augment
-    shifts = Augmentation(crop=augment.crop, pad_px=augment.pad_px, flip=augment.flip)
+    kept = augment.model_dump(include={"crop", "pad_px", "flip", "flip_vertical"})
+    shifts = Augmentation(**kept)
     if not stay_on_device(train, augment) or train.targets is not None:
         return "pictures that do not lie on the device cannot be in a graph"
     if processes > 1:

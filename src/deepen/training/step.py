@@ -70,7 +70,7 @@ class Step:
         if not len(batch.labels) and not batch.elsewhere:
             return  # not one of its pictures could be decoded
         self.job.here.processes.seed(self.recipe.seed, number)
-        for part, share in micro_batches(batch, self.recipe.accumulate):
+        for part, share in micro_batches(batch, self.recipe.accumulate, self.job.train.fewest):
             with self.precision:
                 outputs = self.forward(part.images)
             outcome = self.job.task.loss_of(outputs, part, self.network)
@@ -87,15 +87,20 @@ class Step:
         """Note those of the steps taken that are not noted yet; here all are."""
 
 
-def micro_batches(batch: Batch, parts: int) -> Iterator[tuple[Batch, Tensor | None]]:
+def micro_batches(
+    batch: Batch, parts: int, fewest: int = 1
+) -> Iterator[tuple[Batch, Tensor | None]]:
     """Up to `parts` pieces of a batch, each with its share of the pictures (None: all of them).
 
+    None has less than `fewest` pictures (1 or 2): the last piece takes in what would be alone.
     With gradients of mean losses scaled by these shares, their sum is the whole batch's gradient.
     """
     if parts == 1 or len(batch.labels) < 2:
         yield batch, None
         return
-    size = math.ceil(len(batch.labels) / parts)
-    for start in range(0, len(batch.labels), size):
-        part = batch[start : start + size]
-        yield part, batch.images.new_tensor(len(part.labels) / len(batch.labels))
+    count = len(batch.labels)
+    size = max(fewest, math.ceil(count / parts))
+    starts = range(0, max(1, count + 1 - fewest), size)
+    for start in starts:
+        part = batch[start : count if start == starts[-1] else start + size]
+        yield part, batch.images.new_tensor(len(part.labels) / count)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import importlib
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -20,15 +22,19 @@ from torch import Tensor, nn
 
 from deepen.data.decode import open_picture, to_image
 from deepen.data.loader import Batch
+from deepen.data.sampling import UNEVEN, imbalance
 from deepen.data.sources import Split
-from deepen.errors import InputError
-from deepen.evaluation.metrics import Figures, in_top, score
+from deepen.data.tags import tags_of
+from deepen.errors import InputError, unknown
+from deepen.evaluation.metrics import Figures, in_top, over_classes, score
 from deepen.evaluation.protocols import Predictions, predict_logits
-from deepen.training.optimizer import Objective
+from deepen.training.optimizer import Objective, class_weights
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe
 from deepen.training.request import Here
 
+MEANS = ("balanced", "macro_f1")
+"""Columns of figures in which each class weighs the same."""
 MISTAKES_SHOWN = 24
 MISTAKE_PX = 96
 
@@ -67,13 +73,25 @@ class Task:
     Attributes:
         figures: what is averaged over the training pictures beside the loss: train_<name>.
         columns: what is scored after each epoch: eval_<name>.
+        tunes: whether something is chosen on validation pictures when the training is over.
+        chosen_by: those of them that a recipe's `choose_by` may name; the first is the usual one.
     """
 
     figures: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("loss",)
+    chosen_by: tuple[str, ...] = ("loss",)
+    tunes = False
 
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         self.recipe, self.classes = recipe, tuple(classes)
+
+    @property
+    def figure(self) -> str:
+        """What the first number of a rank is, in words."""
+        return "rank"
+
+    def see(self, train: Split) -> None:
+        """Learn what it must know of the training pictures, before the first step."""
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
         """The loss of what the network made of a batch, in training mode.
@@ -108,6 +126,13 @@ class Task:
         """Whether an epoch is better than the best so far; of equals the first stays."""
         return than is None or self.rank(row) > self.rank(than)
 
+    def tune(self, found: Any) -> None:
+        """Choose what is to be chosen by the chosen weights' predictions of validation pictures."""
+
+    def about(self) -> dict[str, Any]:
+        """Fields of the weights' card that are the task's."""
+        return {}
+
     def examine(self, found: Any, split: Split, protocol: str) -> Examined:
         """The scores of a split, and what else of it is to be kept."""
         figures = self.scores(found)
@@ -126,10 +151,29 @@ class Classification(Task):
 
     figures = ("top1",)
     columns = ("loss", "top1", "top5")
+    chosen_by = ("top1", "loss", *MEANS)
 
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         super().__init__(recipe, classes)
         self.objective = Objective(recipe.loss)
+        if recipe.choose_by in MEANS:
+            self.columns = (*Classification.columns, *MEANS)
+
+    def see(self, train: Split) -> None:
+        """Weigh the classes, if the recipe says so; where they are uneven, score their means."""
+        if tags_of(train) is not None:
+            raise InputError("these pictures have several classes each: --task multilabel")
+        counts = np.bincount(train.labels, minlength=len(self.classes)).tolist()
+        weights = class_weights(getattr(self.recipe.loss, "class_weights", "none"), counts)
+        self.objective = Objective(self.recipe.loss, weights)
+        if imbalance(train.labels) >= UNEVEN:
+            self.columns = (*Classification.columns, *MEANS)
+
+    @property
+    def figure(self) -> str:
+        """What the first number of a rank is, in words."""
+        by = self.recipe.choose_by or self.chosen_by[0]
+        return {"loss": "mean likelihood", "top1": "top-1", "map": "mAP"}.get(by, by)
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
         """Of logits (B, K), or (logits, *auxiliary logits).
@@ -147,7 +191,11 @@ class Classification(Task):
             extra = sum((self.objective(one, targets) for one in auxiliary), logits.new_zeros(()))
             weight = getattr(network, "auxiliary_weight", 0.0)
             loss = self.objective(logits, targets) + weight * extra
-        return Outcome(loss, (logits.detach(), batch.labels))
+        return Outcome(loss, (logits.detach(), self.truth(batch)))
+
+    def truth(self, batch: Batch) -> Tensor:
+        """What `tally` compares with: the labels."""
+        return batch.labels
 
     def tally(self, kept: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Pictures whose largest logit is the right one."""
@@ -170,19 +218,24 @@ class Classification(Task):
         """Cross-entropy after the temperature, top-1, and top-5 with more than five classes."""
         logits, labels = found.logits, found.labels
         top5 = in_top(5, logits, labels) if logits.shape[1] > 5 else None
+        means: dict[str, float | None] = {}
+        if MEANS[0] in self.columns:
+            over = over_classes(labels, logits.argmax(1), len(self.classes))
+            means = dict(zip(MEANS, over, strict=True))
         return {
             "loss": F.cross_entropy(logits / self.recipe.loss.temperature, labels).item(),
             "top1": in_top(1, logits, labels).float().mean().item(),
             "top5": None if top5 is None else top5.float().mean().item(),
+            **means,
         }
 
     def rank(self, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
-        """Top-1, and of equals the smaller loss."""
-        return _number(row, "eval_top1"), -_number(row, "eval_loss")
+        """Top-1, or what the recipe says, and of equals the smaller loss."""
+        return by_share(self.recipe.choose_by or self.chosen_by[0], row)
 
     def examine(self, found: Predictions, split: Split, protocol: str) -> Examined:
         """All scores; the predictions, and the most confident mistakes with their pictures."""
-        temperature = self.recipe.loss.temperature
+        temperature, figures = self.recipe.loss.temperature, self.scores(found)
         scores = score(
             found.logits,
             found.labels,
@@ -196,7 +249,9 @@ class Classification(Task):
             "predictions.safetensors": safetensors.torch.save(tensors),
             "mistakes.json": _mistakes(found, self.classes, split, temperature),
         }
-        return Examined(scores, {"top1": scores.top1, "loss": scores.loss}, files)
+        card = {"top1": scores.top1, "loss": scores.loss}
+        card |= {name: value for name in MEANS if (value := figures.get(name)) is not None}
+        return Examined(scores, card, files)
 
 
 def task_of(recipe: Recipe, classes: Sequence[str]) -> Task:
@@ -205,8 +260,19 @@ def task_of(recipe: Recipe, classes: Sequence[str]) -> Task:
     Raises:
         InputError: there is none of that name, or it is no task.
     """
+    task = _made(recipe, classes)
+    if recipe.choose_by not in (None, *task.chosen_by):
+        raise unknown("choose_by", str(recipe.choose_by), task.chosen_by)
+    return task
+
+
+def _made(recipe: Recipe, classes: Sequence[str]) -> Task:
     if recipe.task == "classification":
         return Classification(recipe, classes)
+    if recipe.task == "multilabel":
+        from deepen.training.multilabel import Multilabel
+
+        return Multilabel(recipe, classes)
     module, _, factory = recipe.task.partition(":")
     try:
         task = getattr(importlib.import_module(module), factory)(recipe, classes)
@@ -215,6 +281,16 @@ def task_of(recipe: Recipe, classes: Sequence[str]) -> Task:
     if not isinstance(task, Task):
         raise InputError(f"task {recipe.task}: made a {type(task).__name__}, not a Task")
     return task
+
+
+def by_share(figure: str, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
+    """A rank by a figure in 0..1, and of equals by the smaller loss.
+
+    By the loss itself, it is the mean likelihood exp(-loss): in 0..1 too, and the greater the
+    better, as a search has it, which gives 0 to what diverged.
+    """
+    loss = _number(row, "eval_loss")
+    return math.exp(-loss) if figure == "loss" else _number(row, f"eval_{figure}"), -loss
 
 
 def _number(row: Mapping[str, float | int | None], column: str) -> float:

@@ -34,6 +34,8 @@ class Card(BaseModel):
         classes: names, in the order of the logits.
         preprocessing: how a picture becomes the input.
         temperature: what logits are divided by to become probabilities.
+        thresholds: where a picture may have several classes, the probability of each from which on
+            it has it, which is a sigmoid's; none where it has one class, by a softmax.
         protocol: data, split, crops and number of pictures behind `score`, in words.
         score: {"top1": 0.9, "loss": 0.3, ...}; shares in 0..1, the loss in nats.
         data: what it was trained on, as the user named it.
@@ -58,6 +60,7 @@ class Card(BaseModel):
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
     protocol: str = ""
     score: dict[str, float] = {}
     data: str = ""
