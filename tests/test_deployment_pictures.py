@@ -103,7 +103,7 @@ def test_what_is_no_picture_among_others_is_told(given):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (np.zeros((4, 4, 2), np.uint8), "of shape (4, 4, 2); one of its dimensions"),
+        (np.zeros((5, 5, 2), np.uint8), "of shape (5, 5, 2); one of its dimensions"),
         (np.zeros(4, np.uint8), "of shape (4,); a picture is"),
         (np.full((4, 4, 3), 2.0), "numbers outside 0..1"),
         (np.full((4, 4, 3), np.nan), "numbers outside 0..1"),

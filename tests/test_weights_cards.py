@@ -103,7 +103,6 @@ def test_a_card_that_makes_no_sense_is_refused_in_one_line(field, value, sound, 
         list(api.predict(path, PICTURE, device="cpu"))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 500 + len(str(path))
 
 
 @pytest.mark.parametrize("depth", [100, 300, 100_000])
@@ -155,7 +154,7 @@ def test_any_card_gives_a_good_answer_or_one_line(changes, sound, tmp_path_facto
 
 def test_what_comes_out_are_numbers_or_nothing(sound, tmp_path):
     """Finite weights of which the network makes infinity."""
-    tensors = {k: t * 1e38 for k, t in safetensors.torch.load_file(sound).items()}
+    tensors = {k: t.sign() * 3e38 for k, t in safetensors.torch.load_file(sound).items()}
     with safetensors.safe_open(sound, "pt") as file:
         metadata = file.metadata()
     path = tmp_path / "large.safetensors"

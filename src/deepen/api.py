@@ -240,6 +240,8 @@ def evaluate(asked: Scoring) -> Scores:
         found.append(predict_logits(network, pictures.epoch(0), device=asked.place))
         for error in found[-1].bad:
             asked.reporter.message(f"left out: {error}")
+    if not all(p.logits.isfinite().all() for p in found):
+        raise InputError(f"{asked.weights}: damaged: it makes NaN or infinity of a picture")
     labels = torch.cat([place[p.labels] for p in found])
     words = describe_one_crop(
         card.preprocessing, data=data, split="+".join(names), num_samples=len(labels)
@@ -327,7 +329,7 @@ def check(
     """
     if not Path(weights).is_file() or has_card(Path(weights)):
         card = load_weights(weights, model=model).card
-        scores = evaluate(weights, data, model=model, **scoring)
+        scores = evaluate(weights, None if data is None else str(data), model=model, **scoring)
         if stated is None and data in (None, card.data) and "top1" in card.score:
             stated = 100 - 100 * card.score["top1"]
         return Checked(scores, 100 - 100 * scores.top1, stated)

@@ -187,7 +187,7 @@ def show(
         values = sum(tensor.numel() for tensor in tensors.values())
         words = f"{file}: {len(tensors):,} tensors, {values:,} values"
         print(f"{words} in {name}" if name else words)
-        if found.card is None and not found.torchvisions:
+        if found.card is None and not found.torchvisions and len(tensors) > 1:
             how = " by order and shapes" if found.by_order and found.fits[name] else ""
             print(f"  fits{how} {', '.join(found.fits[name]) or 'no network of deepen'}")
     if found.card is not None:

@@ -19,8 +19,6 @@ from deepen.errors import InputError
 Source = str | Path | bytes | Image.Image | np.ndarray | Tensor
 """A picture, or a place where some are."""
 
-_CHANNELS = (1, 3, 4)
-
 
 def find_pictures(sources: Source | Iterable[Source]) -> Iterator[Source]:
     """Pictures as they are given; of folders every one below, in natural order, found as it goes.
@@ -119,9 +117,12 @@ def _pixels(source: np.ndarray | Tensor) -> np.ndarray:
     first = isinstance(source, Tensor)
     array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
     if array.ndim == 3:
-        ends = (0, 2) if first else (2, 0)
-        axis = next((end for end in ends if array.shape[end] in _CHANNELS), None)
-        if axis is None:
+        usual, other = (0, 2) if first else (2, 0)
+        if array.shape[usual] in (1, 3, 4):
+            axis = usual
+        elif array.shape[other] in (1, 3):
+            axis = other
+        else:
             raise ValueError(f"of shape {array.shape}; one of its dimensions must be 1, 3 or 4")
         array = np.moveaxis(array, axis, 2)
         array = array[..., 0] if array.shape[2] == 1 else array

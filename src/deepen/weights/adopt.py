@@ -173,6 +173,8 @@ def adopt(
     if fresh:
         card["source"] = f"{card.get('source', where)}; without {fresh}, which starts afresh"
     num_classes = getattr(network, "num_classes", len(classes) or num_outputs(tensors))
+    if num_classes is None:
+        raise InputError(f"{where}: {model} needs the names of its classes (--classes)")
     if classes and len(classes) != num_classes:
         raise InputError(f"{where}: has {num_classes} classes; {len(classes)} names were given")
     channels = card["preprocessing"].channels

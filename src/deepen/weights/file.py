@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -106,12 +107,10 @@ def read_card(path: str | Path) -> Card:
         InputError: no such file, no weights of deepen, or a damaged one.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: {_folder(path)}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file")
     if kind := misnomer(path):
         raise InputError(f"{path}: {kind}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -144,6 +143,8 @@ def _nonsense(card: Card) -> str:
             return f"{name}: {size}; sides of 1 to {_MAX_PX} px are known"
     if pictures.resize_px is not None and pictures.resize_px > _MAX_RESIZE_PX:
         return f"preprocessing.resize_px: {pictures.resize_px}; {_MAX_RESIZE_PX} px at most"
+    if card.input_size != pictures.size_px:
+        return f"input_size: {card.input_size}, and pictures of {pictures.size_px}"
     if not 1 <= card.num_classes <= _MAX_CLASSES:
         return f"num_classes: {card.num_classes:,}; 1 to {_MAX_CLASSES:,} are known"
     if len(card.classes) != card.num_classes:
@@ -177,7 +178,7 @@ def read_weights(path: str | Path, model: str | None = None) -> Loaded:
         raise InputError(f"{path}: made by --model {card.architecture}; say so to load it")
     if model is not None and model != card.architecture:
         raise InputError(f"{path}: holds {card.architecture}, not {model}")
-    wanted = card.architecture, card.num_classes, card.in_channels, card.input_size
+    wanted = card.num_classes, card.in_channels, card.input_size
     try:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError) as error:  # KeyError: no kind of torch
@@ -187,30 +188,25 @@ def read_weights(path: str | Path, model: str | None = None) -> Loaded:
         raise InputError(f"{path}: its card and its tensors differ over {_MEAN_IMAGE}")
     if mean_image is not None:
         size = torch.empty(*card.preprocessing.size_px, card.in_channels, device="meta")
-        _refuse(path, mismatch({_MEAN_IMAGE: size}, {_MEAN_IMAGE: mean_image}))
-    if ":" not in card.architecture:  # shapes first: what the file does not hold takes no memory
-        with torch.device("meta"), Meta():
-            expected = models.create_model(*wanted).state_dict()
-        _refuse(path, mismatch(expected, tensors))
-    network = models.create_model(*wanted)
-    _refuse(path, mismatch(network.state_dict(), tensors))
+        if problem := mismatch({_MEAN_IMAGE: size}, {_MEAN_IMAGE: mean_image}):
+            raise InputError(f"{path}: {problem}")
+    try:
+        if problem := mismatch(_shapes(card.architecture, *wanted), tensors):
+            raise InputError(problem)
+        network = models.create_model(card.architecture, *wanted)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     network.load_state_dict(tensors)
     return Loaded(network.eval(), card, mean_image)
 
 
-def _refuse(path: str | Path, problem: str) -> None:
-    if problem:
-        raise InputError(f"{path}: {problem}")
-
-
-def _folder(path: Path) -> str:
-    """A folder where weights are meant: which of its files are some."""
-    have = [name for name in ("best", "last") if (path / f"{name}.safetensors").is_file()]
-    if have:
-        also = f" (of the last epoch: {path / 'last.safetensors'})" if len(have) == 2 else ""
-        return f"is a run folder; its weights are {path / have[0]}.safetensors{also}"
-    others = sorted(path.glob("*.safetensors"))
-    return f"is a folder; weights are a file, {others[0]} say" if others else "is no weights file"
+def _shapes(model: str, *wanted: Any) -> dict[str, Tensor]:
+    """What a network needs, before it takes memory for it; in full of a user's own network."""
+    if ":" not in model:
+        odd = (TypeError, NotImplementedError, RuntimeError)  # one that reads values as it builds
+        with contextlib.suppress(*odd), torch.device("meta"), Meta():
+            return models.create_model(model, *wanted).state_dict()
+    return models.create_model(model, *wanted).state_dict()
 
 
 def card_of(path: str | Path) -> dict[str, object]:

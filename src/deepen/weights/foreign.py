@@ -67,8 +67,6 @@ def read_entries(path: str | Path, max_bytes: int = MAX_BYTES) -> Entries:
     """
     path = Path(path)
     check_size(path, max_bytes)
-    if kind := misnomer(path):
-        raise InputError(f"{path}: {kind}")
     if _is_safetensors(path):
         return Entries({"": load_safetensors(path)})
     with tempfile.TemporaryDirectory(prefix="deepen-") as folder:
@@ -105,16 +103,16 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_size(path: Path, max_bytes: int) -> None:
-    """Refuse what is no file, is empty, or is above the cap.
+    """Refuse what is no file, is empty, is something else than weights, or is above the cap.
 
     Raises:
         InputError: any of these.
     """
+    if kind := misnomer(path):
+        raise InputError(f"{path}: {kind}")
     if not path.is_file():
         raise InputError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
     size = path.stat().st_size
-    if size == 0:
-        raise InputError(f"{path}: is empty")
     if size > max_bytes:
         raise InputError(
             f"{path}: {size / 1e6:,.0f} MB, above the cap of {max_bytes / 1e6:,.0f} MB (--max-mb)"

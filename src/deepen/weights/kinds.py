@@ -1,8 +1,7 @@
-"""What a file is that is called a checkpoint and is none, by its first bytes."""
+"""What a file or folder is that is called weights and is none."""
 
 from __future__ import annotations
 
-import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -29,8 +28,10 @@ _HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
 
 
 def misnomer(path: Path) -> str:
-    """What a file is instead of weights: "a web page (HTML)" say; "" where it may be some."""
+    """What a path is instead of weights: "is a web page (HTML)" say; "" where it may be some."""
     try:
+        if path.is_dir():
+            return _folder(path)
         with open(path, "rb") as file:
             head = file.read(1024)
         if not head:
@@ -69,10 +70,15 @@ def _text(head: bytes) -> str:
     if any(ord(c) < 32 and c not in "\t\r\n\f" for c in text):
         return ""
     if text.lstrip()[:1] in ("{", "["):
-        try:
-            json.JSONDecoder().raw_decode(text.lstrip())
-        except ValueError:
-            if len(head) < 1024:
-                return "text, not the weights"
         return "a JSON document, not the weights"
     return "text, not the weights" if " " in text.strip() else ""
+
+
+def _folder(path: Path) -> str:
+    """A folder where weights are meant: which of its files are some."""
+    have = [name for name in ("best", "last") if (path / f"{name}.safetensors").is_file()]
+    if have:
+        also = f" (of the last epoch: {path / 'last.safetensors'})" if len(have) == 2 else ""
+        return f"is a run folder; its weights are {path / have[0]}.safetensors{also}"
+    others = sorted(path.glob("*.safetensors"))
+    return f"is a folder; weights are a file, {others[0]} say" if others else "is no weights file"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepen import models
+from deepen.analysis.meta import Meta
 from deepen.errors import InputError
 from deepen.layers import ImageClassifier
 from deepen.weights.names import TIMM, TORCHVISION
@@ -101,9 +103,10 @@ def in_channels_of(model: str, tensors: Mapping[str, Tensor]) -> int:
     return _in_channels(renamed(tensors), _paper(model)) or usual
 
 
+@lru_cache(maxsize=256)  # `weights show` asks twice for each
 def _paper(model: str, input_size: tuple[int, int] | None = None) -> ImageClassifier:
     """The paper's network, shapes without memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), Meta():
         network = models.create_model(model, input_size=input_size)
     assert isinstance(network, ImageClassifier)
     return network
@@ -216,14 +219,18 @@ def in_order(
     """The tensors as a variant's by their order and shapes, whatever they are called.
 
     Each must be of the same kind (weight, bias, running_mean, ...) and of the same shape as the one
-    at its place in the network, so there is one way at most.
+    at its place in the network, so there is one way at most; and names that differ in their numbers
+    alone must come in the order of these.
     """
     found = {key: t for key, t in tensors.items() if not key.endswith(_COUNTER)}
     weights = [key for key in found if key.endswith("weight")]
-    if not weights:
+    if not weights or not _counted_up(found):
         return None
     paper = _skeleton(model, input_size, num_outputs(found))
-    told = {next(iter(paper.state_dict())): found[weights[0]]}
+    state = paper.state_dict()
+    if sum(not key.endswith(_COUNTER) for key in state) != len(found):
+        return None
+    told = {next(iter(state)): found[weights[0]]}
     told[f"{getattr(paper, 'classifier_name', '')}.weight"] = found[weights[-1]]
     try:
         with torch.device("meta"):
@@ -234,6 +241,18 @@ def in_order(
     if _looks(ours) != _looks(found):
         return None
     return Reading("", dict(zip(found, ours, strict=True)), by_order=True)
+
+
+def _counted_up(keys: Iterable[str]) -> bool:
+    """Whether layer1 comes before layer2, and 9 before 10, wherever both are."""
+    last: dict[str, list[int]] = {}
+    for key in keys:
+        numbers = [int(digits) for digits in re.findall(r"\d+", key)]
+        pattern = re.sub(r"\d+", "#", key)
+        if last.get(pattern, []) > numbers:
+            return False
+        last[pattern] = numbers
+    return True
 
 
 def _looks(tensors: Mapping[str, Tensor]) -> list[tuple[str, torch.Size]]:

@@ -215,6 +215,7 @@ def unpickle(file: Any, stored: dict[str, Stored] | None = None) -> Any:
         del stack[start:]
         return found
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
         if name in _CONSTANTS:
