@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import deepen
 from deepen import api
@@ -161,6 +162,11 @@ def test_what_comes_out_are_numbers_or_nothing(sound, tmp_path):
     safetensors.torch.save_file(tensors, path, metadata)
     with pytest.raises(InputError, match="it makes NaN or infinity of a picture"):
         list(api.predict(path, PICTURE, device="cpu"))
+    for name in "abc":
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        Image.fromarray(PICTURE).save(tmp_path / "data" / "train" / name / "1.png")
+    with pytest.raises(InputError, match="it makes NaN or infinity of a picture"):
+        api.evaluate(path, str(tmp_path / "data"), split="train", device="cpu", workers=0)
 
 
 def test_a_mean_image_must_be_of_the_pictures_size(tmp_path):

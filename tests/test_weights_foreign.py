@@ -6,8 +6,11 @@ import argparse
 import collections
 import datetime
 import enum
+import io
 import json
 import pathlib
+import pickle
+import struct
 import sys
 import tarfile
 import zipfile
@@ -17,7 +20,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 import deepen
@@ -25,9 +31,12 @@ from deepen import api
 from deepen.cli import main
 from deepen.errors import InputError
 from deepen.models import create_model
+from deepen.training.blocks import Init
+from deepen.training.initialization import build_network, read_start
 from deepen.weights import foreign, load_weights, unpickle
 from deepen.weights.convert import Assumed, Meant, contents, convert
 from deepen.weights.foreign import read_entries
+from deepen.zoo import zoo_file
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +139,37 @@ def test_tensors_of_all_kinds_are_read_to_the_bit(archive, tmp_path):
         assert torch.equal(found[name].double(), value.detach().double()), name
 
 
+class Part:
+    """Three values of a place, from the third on, as torch had it before 0.4."""
+
+
+class OldTensor:
+    """Two of these values."""
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor, (Part(), 1, (2,), (1,))
+
+
+class OldPickler(pickle.Pickler):
+    def persistent_id(self, obj):
+        whole = ("storage", torch.FloatStorage, "7", "cpu", 6, ("8", 2, 3))
+        return whole if isinstance(obj, Part) else None
+
+
+def test_the_oldest_files_are_read(tmp_path):
+    """As torch itself reads them: a mark, a version, the machine, the objects, keys, values."""
+    with open(tmp_path / "a.pth", "wb") as file:
+        pickle.dump(torch.serialization.MAGIC_NUMBER, file, protocol=2)
+        pickle.dump(torch.serialization.PROTOCOL_VERSION, file, protocol=2)
+        pickle.dump({"little_endian": True}, file, protocol=2)
+        OldPickler(file, protocol=2).dump({"a": OldTensor()})
+        pickle.dump(["7"], file, protocol=2)
+        file.write(struct.pack("<q6f", 6, *range(6)))
+    expected = torch.load(tmp_path / "a.pth", weights_only=False)["a"]
+    assert expected.tolist() == [3, 4]
+    assert torch.equal(read_entries(tmp_path / "a.pth").tensors[""]["a"], expected)
+
+
 def test_values_that_are_not_in_the_file_are_not_made_up(tmp_path):
     torch.save({"a": torch.ones(8)}, tmp_path / "a.pth")
     with zipfile.ZipFile(tmp_path / "a.pth") as archive:
@@ -139,6 +179,39 @@ def test_values_that_are_not_in_the_file_are_not_made_up(tmp_path):
             archive.writestr(name, data[:20] if name.endswith("/data/0") else data)
     with pytest.raises(InputError, match="values of a are not there"):
         read_entries(tmp_path / "b.pth")
+
+
+BLOB = io.BytesIO()
+torch.save({**litter(), "net": {"a": torch.ones(3)}}, BLOB, _use_new_zipfile_serialization=False)
+HOSTILE = [b"cos\nsystem\n", b"R", b"}", b"(", b"t", b"b", b"2", b"0", b"\x8a\xff", b"Q", b"\x93"]
+
+
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, BLOB.tell() - 1),
+            st.integers(0, 9),
+            st.binary(max_size=3) | st.sampled_from(HOSTILE),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_mutated_pickle_is_read_or_told_in_one_line(edits, tmp_path_factory):
+    """Cuts, bytes changed, and operations of a pickle put in."""
+    folder = tmp_path_factory.mktemp("mutated")
+    blob = bytearray(BLOB.getvalue())
+    for place, cut, new in edits:
+        blob[place : place + cut] = new
+    (folder / "a").write_bytes(blob)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unpickle, "limit_memory", lambda more_bytes: None)
+        answer = unpickle.main(str(folder / "a"), str(folder / "out"), 10**6)
+    if "error" in answer:
+        assert "\n" not in answer["error"]
+    else:
+        assert {*answer} == {"entries", "beside"}
+        assert len(load_file(folder / "out")) == sum(map(len, answer["entries"].values()))
 
 
 # Wherever it lies
@@ -432,6 +505,38 @@ def test_show_names_entries_and_what_they_fit(deepens, theirs, tmp_path):
     values = sum(value.numel() for value in state.values())
     assert f"122 tensors, {values:,} values in state_dict\n  fits resnet18\n" in shown
     assert "beside them: epoch" in shown
+
+
+def test_fine_tuning_needs_no_names_of_classes(deepens, theirs, tmp_path):
+    """All but the last layer of a conversion goes on, for a user's own factory too."""
+    torch.save(theirs.state_dict(), tmp_path / "a.pth")
+    for model in ("resnet18", "torchvision.models:resnet18"):
+        file = tmp_path / f"{model.partition(':')[0]}.safetensors"
+        convert(tmp_path / "a.pth", model, file)
+        start = read_start(file, model, whole=True)
+        classes = ("ant", "bee", "cat")
+        network, words = build_network(model, classes, 3, (224, 224), Init(), start)
+        assert "all but fc, which starts afresh for 3 classes" in words
+        assert torch.equal(network.conv1.weight, theirs.conv1.weight)
+        assert not torch.equal(network.fc.weight, theirs.fc.weight)
+
+
+def test_verbs_name_the_weights_of_a_run_folder(deepens, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.safetensors").write_bytes(zoo_file("resnet20:cifar10").read_bytes())
+    for words in (
+        ("predict", run, "a.jpg"),
+        ("evaluate", run, "digits"),
+        ("probe", run, "digits", "--layer", "fc"),
+        ("weights", "show", run),
+        ("weights", "convert", run, "--model", "resnet20", "-o", tmp_path / "o"),
+        ("train", "digits", "--weights", run, "--output", tmp_path / "out"),
+    ):
+        status, _, told = deepens(*words)
+        assert status == 2, words
+        line = f"{run}: is a run folder; its weights are {run / 'best.safetensors'}"
+        assert told.splitlines()[-1].endswith(line), words
 
 
 # Their real weights

@@ -80,10 +80,17 @@ class Made:
 
 
 class Stored(NamedTuple):
-    """Where the file keeps the values of tensors: their kind, and the key of the place."""
+    """Where the file keeps the values of tensors.
+
+    Attributes:
+        kind: as safetensors calls it.
+        key: of the place.
+        start: values there that come before the first.
+    """
 
     kind: str
     key: str
+    start: int = 0
 
 
 class Values(NamedTuple):
@@ -320,13 +327,14 @@ def _named(module: str, name: str) -> Name:
 
 
 def _stored(place: Any) -> Stored | Name:
-    """The kind and the key of ("storage", class, key, device, count, ...); a class's source: it."""
+    """Of ("storage", class, key, device, count, part of another); of a class's source the class."""
     if isinstance(place, tuple) and place[:1] == ("module",) and isinstance(place[1], Name):
         return place[1]
     if not (isinstance(place, tuple) and len(place) >= 3 and place[0] == "storage"):
         raise Refused("keeps values in a way that is not torch.save's")
     kind = place[1].path.rpartition(".")[2] if isinstance(place[1], Name) else ""
-    return Stored(_KINDS.get(kind, ""), str(place[2]))
+    part = place[5] if len(place) > 5 else None  # (key, start, count), of torch before 0.4
+    return Stored(_KINDS.get(kind, ""), str(place[2]), part[1] if part else 0)
 
 
 def _fill(stack: list[Any], pairs: list[Any]) -> None:
@@ -423,7 +431,7 @@ def _values(value: Any) -> Values | None:
     kind = where.kind
     if function == "_rebuild_tensor_v3":
         kind = _KINDS.get(value.args[6].path.rpartition(".")[2], "")
-    return Values(kind, where.key, offset, tuple(shape), tuple(stride))
+    return Values(kind, where.key, where.start + offset, tuple(shape), tuple(stride))
 
 
 def write(output: str, found: dict[str, dict[str, Values]], place: Place, max_bytes: int) -> None:
