@@ -31,7 +31,7 @@ from deepen import api
 from deepen.cli import main
 from deepen.errors import InputError
 from deepen.models import create_model
-from deepen.training.blocks import Init
+from deepen.training.blocks import PaperInit
 from deepen.training.initialization import build_network, read_start
 from deepen.weights import foreign, load_weights, unpickle
 from deepen.weights.convert import Assumed, Meant, contents, convert
@@ -515,7 +515,7 @@ def test_fine_tuning_needs_no_names_of_classes(deepens, theirs, tmp_path):
         convert(tmp_path / "a.pth", model, file)
         start = read_start(file, model, whole=True)
         classes = ("ant", "bee", "cat")
-        network, words = build_network(model, classes, 3, (224, 224), Init(), start)
+        network, words = build_network(model, classes, 3, (224, 224), PaperInit(), start)
         assert "all but fc, which starts afresh for 3 classes" in words
         assert torch.equal(network.conv1.weight, theirs.conv1.weight)
         assert not torch.equal(network.fc.weight, theirs.fc.weight)

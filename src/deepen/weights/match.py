@@ -233,7 +233,7 @@ def in_order(
     told = {next(iter(state)): found[weights[0]]}
     told[f"{getattr(paper, 'classifier_name', '')}.weight"] = found[weights[-1]]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Meta():
             state = network_for(model, told, input_size, num_outputs(found)).state_dict()
     except InputError:
         return None
@@ -316,7 +316,7 @@ def _fits(model: str, tensors: dict[str, Tensor], input_size: tuple[int, int] | 
     if completed(shapes, network)[0].keys() != network.state_dict().keys():
         return False
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Meta():
             network = network_for(model, shapes, input_size)
     except InputError:  # a network of one number of classes or channels alone
         return False

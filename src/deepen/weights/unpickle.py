@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-_SLACK_BYTES = 512 * 1024**2
+_SLACK_BYTES = 128 * 1024**2
 _DEPTH = 3  # entries below entries: checkpoint["ema"]["model"]["state_dict"] say
 _LEGACY = 0x1950A86A20F9469CFC6C  # what torch.save began its files with before it wrote archives
 
