@@ -495,6 +495,27 @@ def test_a_factory_of_the_users_own_needs_no_names_of_classes(tmp_path, in_this_
     assert torch.equal(loaded.model.fc.weight, theirs.fc.weight)
 
 
+class Wrapped(torch.nn.Module):
+    """A network of a user's own, with names that look like a wrapper's and like timm's."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.model = torch.nn.ModuleDict({"head": torch.nn.ModuleDict()})
+        self.model["head"]["fc"] = torch.nn.Linear(4, num_classes)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_names_of_a_users_own_network_stay(prefix, tmp_path, in_this_process):
+    state = {f"{prefix}{key}": value for key, value in Wrapped(3).state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    factory = f"{__name__}:Wrapped"
+    path, *_ = convert(tmp_path / "a.pth", factory)
+    (weight, _) = state.values()
+    loaded = load_weights(path, model=factory)
+    assert torch.equal(loaded.model.state_dict()["model.head.fc.weight"], weight)
+    assert loaded.card.num_classes == 3
+
+
 # Pickles that are no weights
 
 

@@ -67,14 +67,12 @@ def choose(
     """
     found = _all(entries, model, input_size)
     if entry is not None:
-        among = {name: tensors for name, tensors in entries.tensors.items() if name == entry}
-        found = {label: one for label, one in found.items() if entry in (label, one[0])}
-        if not found and not among:
+        found = {label: way for label, way in found.items() if entry in (label, way[0])}
+        if not found and entry not in entries.tensors:
             have = ", ".join(filter(None, entries.tensors)) or "one alone, without a name"
             raise InputError(f"{where}: --entry {entry}: no tensors there; it has {have}")
-    if len(found) > 1 and not _same(
-        [rekeyed(entries.tensors[e], r.keys) for e, r in found.values()]
-    ):
+    networks = [rekeyed(entries.tensors[name], way.keys) for name, way in found.values()]
+    if len(found) > 1 and not _same(networks):
         raise InputError(
             f"{where}: several entries are a whole {model}: {', '.join(found)}; "
             "--entry says which is meant"
@@ -83,10 +81,9 @@ def choose(
         name = entry if entry is not None else entries.main()
         return Chosen(renamed(entries.tensors[name]), name)
     name, reading = next(iter(found.values()))
-    words = [name, f"below {reading.prefix}" if reading.prefix else ""]
-    words += [f"found by {_how(reading)}"] if _how(reading) else []
-    tensors = rekeyed(entries.tensors[name], reading.keys)
-    return Chosen(tensors, ", ".join(filter(None, words)), _left_out(entries, name, reading))
+    below = f"below {reading.prefix}" if reading.prefix else ""
+    words = ", ".join(filter(None, (name, below, _how(reading))))
+    return Chosen(networks[0], words, _left_out(entries, name, reading))
 
 
 def _all(
@@ -106,8 +103,8 @@ def _all(
     return found
 
 
-def _same(found: list[dict[str, Tensor]]) -> bool:
-    first, *others = found
+def _same(networks: list[dict[str, Tensor]]) -> bool:
+    first, *others = networks
     return all(
         one.keys() == first.keys() and all(torch.equal(one[key], first[key]) for key in one)
         for one in others
@@ -117,13 +114,13 @@ def _same(found: list[dict[str, Tensor]]) -> bool:
 def _how(reading: Reading) -> str:
     """What was found otherwise than by the network's own names."""
     if reading.by_order:
-        return "order and shapes, not by names"
+        return "found by order and shapes, not by names"
     layers = dict.fromkeys(
         (theirs.removeprefix(reading.prefix).rpartition(".")[0], ours.rpartition(".")[0])
         for theirs, ours in reading.keys.items()
     )
     moved = [f"{theirs} -> {ours}" for theirs, ours in layers if theirs != ours]
-    return f"names, but for {some(moved)}" if moved else ""
+    return f"found by names but for {some(moved)}" if moved else ""
 
 
 def _left_out(entries: Entries, name: str, reading: Reading) -> tuple[str, ...]:
@@ -150,7 +147,8 @@ def adopt(
     Args:
         where: what the tensors are called in an error.
         tensors: by the names of torchvision, of timm or of deepen, wrapped or not.
-        model: the variant that they belong to, or a user's `package.module:factory`.
+        model: the variant that they belong to; or a user's `package.module:factory`, whose names
+            the tensors must have.
         input_size: (height, width) in px, for a network that is built for one.
         classes: their names; 0, 1, 2, ... where nobody knows them, which fine-tuning needs not.
         card: further fields of the card.
@@ -159,7 +157,7 @@ def adopt(
         InputError: the tensors are not this variant's; says what is missing, extra or misshapen,
             and which network they would fit.
     """
-    tensors = renamed(tensors)
+    tensors = tensors if ":" in model else renamed(tensors)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what the file lacks starts the same each time
         network = network_for(model, tensors, input_size, len(classes) or None)

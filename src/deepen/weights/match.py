@@ -207,7 +207,7 @@ def readings(
     paper = _skeleton(model, input_size, num_outputs(tensors))
     needed = _needed(paper)
     for prefix in _prefixes(tensors, len(needed)):
-        keys = _below(tensors, prefix)
+        keys = _below(tensors, prefix, own=":" in model)
         keys = _with_class_layer(keys, tensors, paper)
         if needed <= {*keys.values()} and _fits(model, rekeyed(tensors, keys), input_size):
             yield Reading(prefix, keys)
@@ -280,13 +280,16 @@ def _prefixes(tensors: Mapping[str, Tensor], at_least: int) -> list[str]:
     return sorted(("", *(p for p, count in counts.items() if count >= at_least)), key=len)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
-    """deepen's names of the tensors below a prefix, without what is no part of a network."""
+def _below(tensors: Mapping[str, Tensor], prefix: str, own: bool) -> dict[str, str]:
+    """deepen's names of the tensors below a prefix, without what is no part of a network.
+
+    A user's own network has names of its own, which stay.
+    """
     found = {}
     for key in tensors:
         name = key.removeprefix(prefix)
         if key.startswith(prefix) and not _ASIDE.search(name):
-            found[key] = _rename(name)
+            found[key] = name if own else _rename(name)
     return found
 
 
