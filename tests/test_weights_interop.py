@@ -560,9 +560,46 @@ def test_a_pickled_command_is_not_run_in_old_forms(tmp_path, monkeypatch, in_thi
     assert mark.exists(), "believed, it runs"
 
 
-def test_a_pickled_network_is_not_made(tmp_path, in_this_process):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"carries a pickled torch\.nn\.modules\.linear\.Linear"):
+class Marks(torch.nn.Module):
+    """A network that says when it is made."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        self.net = torchvision.models.resnet18(num_classes=3)
+        self.net.register_buffer("passing", torch.ones(2), persistent=False)
+
+    def __setstate__(self, state):
+        type(self).made += 1
+        super().__setstate__(state)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_pickled_network_is_its_tensors_and_is_not_made(archive, tmp_path, in_this_process):
+    file, network = tmp_path / "a.pth", torch.nn.DataParallel(Marks())
+    for checkpoint in (network, {"model": network, "epoch": 3}):
+        torch.save(checkpoint, file, _use_new_zipfile_serialization=archive)
+        (found,) = foreign.read_entries(file).tensors.values()
+        expected = network.state_dict()
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    path, *_ = convert(file, "resnet18", tmp_path / "o")
+    assert torch.equal(deepen.load(path).fc.weight, network.module.net.fc.weight)
+    assert Marks.made == 0
+    torch.load(file, weights_only=False)
+    assert Marks.made == 1, "believed, it is made"
+
+
+def test_an_object_that_is_no_network_is_told(tmp_path, in_this_process):
+    torch.save(Runs(""), tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"carries a pickled (posix|nt)\.system"):
+        convert(tmp_path / "a.pth", "resnet20")
+    torch.save(torch.Generator, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="no tensors by name"):
+        convert(tmp_path / "a.pth", "resnet20")
+    torch.save(torch.nn.ReLU(), tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"carries a pickled torch\.nn\.modules\.activation\.ReLU"):
         convert(tmp_path / "a.pth", "resnet20")
 
 

@@ -28,6 +28,7 @@ import numpy as np
 
 _SLACK_BYTES = 128 * 1024**2
 _DEPTH = 3  # entries below entries: checkpoint["ema"]["model"]["state_dict"] say
+_MODULES, _NESTED = 100_000, 60  # of a pickled network: in all, and inside each other
 _LEGACY = 0x1950A86A20F9469CFC6C  # what torch.save began its files with before it wrote archives
 
 # What no honest checkpoint names. It would not be run, but whoever made the file meant it to be.
@@ -354,12 +355,16 @@ def _extend(stack: list[Any], values: list[Any]) -> None:
 def entries(checkpoint: Any) -> dict[str, dict[str, Values]]:
     """The sets of named tensors in a checkpoint, by where they are: "", "state_dict", "ema/model".
 
-    An entry's name stands before those of what lies below it.
+    An entry's name stands before those of what lies below it. A whole network that was pickled is
+    the tensors that its `state_dict()` would have.
     """
     found: dict[str, dict[str, Values]] = {}
     seen: set[int] = set()
 
     def visit(value: Any, path: tuple[str, ...]) -> None:
+        if module := dict(_module(value)):
+            found["/".join(path)] = module
+            return
         inside = _mapping(value)
         if id(value) in seen or not inside:
             return
@@ -384,14 +389,30 @@ def entries(checkpoint: Any) -> dict[str, dict[str, Values]]:
     inside = _mapping(checkpoint)
     if not inside and checkpoint != {}:
         raise Refused(f"holds a {type(checkpoint).__name__}, no tensors by name")
-    for key, value in inside.items():
-        if isinstance(value, Made) and not _mapping(value) and isinstance(value.state, dict):
-            raise Refused(
-                f"has no tensors by name; its {key} is a pickled {value.path}, which is not run: "
-                "save the state_dict() instead"
-            )
     has = ", ".join(map(str, list(inside)[:5])) or "nothing"
     raise Refused(f"has no tensors by name, at the top or below; it has {has}")
+
+
+def _module(network: Any) -> Iterator[tuple[str, Values]]:
+    """Names and tensors of a pickled `torch.nn.Module`, in the order of its `state_dict()`."""
+    waiting, count = [("", network)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        state = module.state if isinstance(module, Made) else None
+        if not (isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= {*state}):
+            continue
+        count += 1
+        if count > _MODULES or prefix.count(".") > _NESTED:
+            raise Refused("carries a pickled network without end")
+        passing = state.get("_non_persistent_buffers_set", ())
+        for name, value in {
+            **_mapping(state["_parameters"]),
+            **_mapping(state["_buffers"]),
+        }.items():
+            if name not in passing and (tensor := _values(value)):
+                yield f"{prefix}{name}", tensor
+        inside = [(f"{prefix}{name}.", each) for name, each in _mapping(state["_modules"]).items()]
+        waiting.extend(reversed(inside))
 
 
 def beside(checkpoint: Any, found: dict[str, dict[str, Values]]) -> list[str]:
