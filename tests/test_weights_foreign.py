@@ -170,6 +170,16 @@ def test_the_oldest_files_are_read(tmp_path):
     assert torch.equal(read_entries(tmp_path / "a.pth").tensors[""]["a"], expected)
 
 
+def test_halves_of_characters_are_told_or_passed_over(tmp_path):
+    torch.save({"a": torch.ones(1), "b\ud800": {"c": torch.ones(1)}, "d\ud800": 1}, tmp_path / "a")
+    found = read_entries(tmp_path / "a")
+    assert list(found.tensors) == ["", "b?"]
+    assert found.beside == ("d?",)
+    torch.save({"a\ud800": torch.ones(1)}, tmp_path / "b")
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_entries(tmp_path / "b")
+
+
 def test_values_that_are_not_in_the_file_are_not_made_up(tmp_path):
     torch.save({"a": torch.ones(8)}, tmp_path / "a.pth")
     with zipfile.ZipFile(tmp_path / "a.pth") as archive:

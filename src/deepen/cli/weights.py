@@ -101,7 +101,9 @@ def convert(
         print(f"  {'left out':10}  {', '.join(left_out)}")
 
 
-@weights.command(epilog="Example: deepen weights check resnet20.th cifar10 --stated 8.27 ...")
+@weights.command(
+    epilog="Example: deepen weights check resnet20.th cifar10 --model resnet20 --stated 8.27"
+)
 def check(
     file: Annotated[Path, typer.Argument(help="A weights file, deepen's or another program's.")],
     data: Annotated[

@@ -376,7 +376,7 @@ def entries(checkpoint: Any) -> dict[str, dict[str, Values]]:
         if len(path) < _DEPTH:
             for key, each in inside.items():
                 if isinstance(key, str) and key not in named:
-                    visit(each, (*path, key))
+                    visit(each, (*path, _whole(key)))
 
     visit(checkpoint, ())
     if found:
@@ -418,9 +418,13 @@ def _module(network: Any) -> Iterator[tuple[str, Values]]:
 def beside(checkpoint: Any, found: dict[str, dict[str, Values]]) -> list[str]:
     """What a checkpoint has at the top beside tensors: epoch, optimizer, ..."""
     tops = {path.split("/")[0] for path in found}
-    inside = _mapping(checkpoint)
-    kept = [str(k) for k, v in inside.items() if str(k) not in tops and _values(v) is None]
-    return [key[:100] for key in kept[:100]]
+    kept = [_whole(str(k)) for k, v in _mapping(checkpoint).items() if _values(v) is None]
+    return [key[:100] for key in kept if key not in tops][:100]
+
+
+def _whole(name: str) -> str:
+    """Without halves of characters, which nothing can print."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _mapping(value: Any) -> dict[Any, Any]:
@@ -476,7 +480,7 @@ def write(output: str, found: dict[str, dict[str, Values]], place: Place, max_by
             }  # fmt: skip
     if end > max_bytes:  # one value can be stretched to any shape
         raise Refused(f"its tensors take {end / 1e6:,.0f} MB, above the cap")
-    text = json.dumps(header).encode()
+    text = json.dumps(header, ensure_ascii=False).encode()  # fails on half a character in a name
     with open(output, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for part in _parts(found, place):
