@@ -188,6 +188,8 @@ def show(
     for name, tensors in found.entries.tensors.items():
         values = sum(tensor.numel() for tensor in tensors.values())
         words = f"{file}: {len(tensors):,} tensors, {values:,} values"
+        if len(tensors) == 1:
+            words = f"{file}: one tensor, {next(iter(tensors))}"
         print(f"{words} in {name}" if name else words)
         if found.card is None and not found.torchvisions and len(tensors) > 1:
             how = " by order and shapes" if found.by_order and found.fits[name] else ""
