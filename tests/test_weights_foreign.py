@@ -255,6 +255,7 @@ def test_the_network_is_found_in_any_entry(entry, theirs, tmp_path):
 
 
 def test_of_several_networks_the_user_chooses(theirs, tmp_path):
+    torch.manual_seed(1)  # else it may be the same
     other = torchvision.models.resnet18(num_classes=3)
     torch.save({"model": theirs.state_dict(), "ema": other.state_dict()}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"several .* whole resnet18: model, ema; --entry says"):
