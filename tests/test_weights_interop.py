@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -25,8 +26,8 @@ from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError, WorkError
 from deepen.models import create_model, get_architecture, list_models
 from deepen.weights import foreign, from_torchvision, load_weights, read_card, unpickle
-from deepen.weights.adopt import fitting, renamed
-from deepen.weights.convert import Assumed, contents, convert
+from deepen.weights.convert import Assumed, Meant, contents, convert
+from deepen.weights.match import fitting, renamed
 from deepen.weights.names import TIMM, TORCHVISION, namesake
 
 QUICK = ("alexnet", "vgg11", "googlenet", "resnet18", "resnet50")
@@ -41,8 +42,10 @@ def in_this_process(monkeypatch):
     """Pickles are read here, without a limit of memory: a new process takes seconds."""
 
     def read(path, output, max_bytes):
-        if error := unpickle.main(str(path), str(output), max_bytes).get("error"):
-            raise InputError(f"{path}: {error}")
+        answer = unpickle.main(str(path), str(output), max_bytes)
+        if "error" in answer:
+            raise InputError(f"{path}: {answer['error']}")
+        return answer
 
     monkeypatch.setattr(unpickle, "limit_memory", lambda more_bytes: None)
     monkeypatch.setattr(foreign, "_unpickle", read)
@@ -51,7 +54,7 @@ def in_this_process(monkeypatch):
 @pytest.fixture
 def few_networks(monkeypatch):
     """Networks that an error may name: to go through all of them takes seconds."""
-    monkeypatch.setattr("deepen.weights.adopt._known", lambda: ["resnet20", "resnet18"])
+    monkeypatch.setattr("deepen.weights.match._known", lambda: ["resnet20", "resnet18"])
 
 
 @pytest.fixture
@@ -97,6 +100,9 @@ def photo():
 
 def prepared(photo, preprocessing: Preprocessing):
     return preprocessing.normalize(torch.from_numpy(preprocessing.fit(photo))[None])
+
+
+AS_HERE = Meant(shortcut="as-here")
 
 
 def small(name="resnet20", **changes):
@@ -169,7 +175,7 @@ def test_timms_vgg_slides_its_first_hidden_layer_over_maps_that_it_just_covers()
 def test_timms_vgg_gives_its_logits(in_this_process, tmp_path):
     theirs = timm.create_model("vgg11", num_classes=3).eval()
     save_file(theirs.state_dict(), tmp_path / "vgg.safetensors")
-    path, _ = convert(tmp_path / "vgg.safetensors", "vgg11", tmp_path / "o.safetensors")
+    path, *_ = convert(tmp_path / "vgg.safetensors", "vgg11", tmp_path / "o.safetensors")
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(deepen.load(path)(x), theirs(x), rtol=1e-4, atol=1e-5)
@@ -344,8 +350,9 @@ def test_a_checkpoint_is_converted_once(tmp_path):
     state = {key: value for key, value in state.items() if "num_batches" not in key}
     file = tmp_path / "a.pth"
     torch.save({"epoch": 3, "optimizer": {"lr": [0.1]}, "state_dict": state}, file)
-    path, card = convert(file, "resnet20", classes=["a", "b", "c"])
+    path, card, left_out = convert(file, "resnet20", classes=["a", "b", "c"], meant=AS_HERE)
     assert path == tmp_path / "a.safetensors"
+    assert left_out == ("epoch", "optimizer")
     assert read_card(path) == card == load_weights(path, model="resnet20").card
     assert card.classes == ("a", "b", "c")
     assert card.preprocessing.resize == "squash"
@@ -357,7 +364,7 @@ def test_a_checkpoint_is_converted_once(tmp_path):
         loaded.layer2[0].bn1.running_var, net.layer2[0].bn1.running_var.float()
     )
     with pytest.raises(InputError, match="there is such a file"):
-        convert(file, "resnet20")
+        convert(file, "resnet20", meant=AS_HERE)
     with pytest.raises(InputError, match="a weights file of deepen's already"):
         convert(path, "resnet20", tmp_path / "b.safetensors")
     with pytest.raises(InputError, match=r"a pickle is not loaded; .deepen weights convert"):
@@ -367,7 +374,7 @@ def test_a_checkpoint_is_converted_once(tmp_path):
 def test_what_is_told_goes_before_what_is_usual(tmp_path, in_this_process):
     torch.save(create_model("resnet20", in_channels=1).state_dict(), tmp_path / "a.pth")
     told = Assumed(input_px=28, resize_px=30, mean=(0.1307,), std=(0.3081,))
-    made = convert(tmp_path / "a.pth", "resnet20", assumed=told).card
+    made = convert(tmp_path / "a.pth", "resnet20", assumed=told, meant=AS_HERE).card
     assert made.preprocessing == Preprocessing(
         channels=1, size_px=(28, 28), resize="shorter", resize_px=30, mean=(0.1307,), std=(0.3081,)
     )
@@ -383,8 +390,10 @@ def test_weights_that_name_no_network_are_not_taken_for_a_namesakes(tmp_path, in
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
     with pytest.raises(InputError, match="fits resnet50_v1_5, which is what torchvision and timm"):
         convert(tmp_path / "a.pth", "resnet50")
-    right, _ = convert(tmp_path / "a.pth", "resnet50_v1_5", tmp_path / "right")
-    trusted, _ = convert(tmp_path / "a.pth", "resnet50", tmp_path / "wrong", trust_model=True)
+    right, *_ = convert(tmp_path / "a.pth", "resnet50_v1_5", tmp_path / "right")
+    trusted, *_ = convert(
+        tmp_path / "a.pth", "resnet50", tmp_path / "wrong", meant=Meant(trust_model=True)
+    )
     with pytest.raises(InputError, match="holds resnet50_v1_5, not resnet50"):
         deepen.create_model("resnet50", weights=right)
     x = torch.randn(1, 3, 64, 64)
@@ -405,7 +414,7 @@ def test_a_checkpoint_of_torchvisions_is_known_by_its_digest(
     )
     for trust_model in (False, True):
         with pytest.raises(InputError, match="weights of resnet50, which is resnet50_v1_5 here"):
-            convert(file, "resnet50", trust_model=trust_model)
+            convert(file, "resnet50", meant=Meant(trust_model=trust_model))
     assert contents(file).torchvisions == "ResNet50_Weights.IMAGENET1K_V1"
     card = convert(file, "resnet50_v1_5").card
     assert card.classes[0] == "tench"
@@ -422,12 +431,12 @@ def test_auxiliary_classifiers_may_be_left_out(tmp_path, in_this_process, few_ne
         num_classes=4, aux_logits=False, init_weights=False
     ).eval()
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
-    path, card = convert(tmp_path / "a.pth", "googlenet_bn")
+    path, card, _ = convert(tmp_path / "a.pth", "googlenet_bn")
     assert "without aux1, aux2, which starts afresh" in card.source
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(deepen.load(path)(x), theirs(x), rtol=1e-4, atol=1e-5)
-    again, _ = convert(tmp_path / "a.pth", "googlenet_bn", tmp_path / "b")
+    again, *_ = convert(tmp_path / "a.pth", "googlenet_bn", tmp_path / "b")
     one, two = deepen.load(path).state_dict(), deepen.load(again).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
     del (state := theirs.state_dict())["conv1.conv.weight"]
@@ -474,13 +483,37 @@ def test_another_networks_weights_are_told_with_its_name(tmp_path, in_this_proce
         convert(tmp_path / "a.pth", "resnet33")
 
 
-def test_a_factory_of_the_users_own_needs_the_names_of_its_classes(tmp_path, in_this_process):
+def test_a_factory_of_the_users_own_needs_no_names_of_classes(tmp_path, in_this_process):
     factory = "torchvision.models:resnet18"
-    torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"resnet18 needs the names of its classes"):
-        convert(tmp_path / "a.pth", factory)
-    path, _ = convert(tmp_path / "a.pth", factory, classes=["cat", "dog"])
-    assert load_weights(path, model=factory).card.classes == ("cat", "dog")
+    theirs = torchvision.models.resnet18(num_classes=2)
+    torch.save({f"net.{key}": value for key, value in theirs.state_dict().items()}, tmp_path / "a")
+    path, *_ = convert(tmp_path / "a", factory, tmp_path / "unnamed")
+    assert load_weights(path, model=factory).card.classes == ("0", "1")
+    path, *_ = convert(tmp_path / "a", factory, tmp_path / "named", classes=["cat", "dog"])
+    loaded = load_weights(path, model=factory)
+    assert loaded.card.classes == ("cat", "dog")
+    assert torch.equal(loaded.model.fc.weight, theirs.fc.weight)
+
+
+class Wrapped(torch.nn.Module):
+    """A network of a user's own, with names that look like a wrapper's and like timm's."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.model = torch.nn.ModuleDict({"head": torch.nn.ModuleDict()})
+        self.model["head"]["fc"] = torch.nn.Linear(4, num_classes)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_names_of_a_users_own_network_stay(prefix, tmp_path, in_this_process):
+    state = {f"{prefix}{key}": value for key, value in Wrapped(3).state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    factory = f"{__name__}:Wrapped"
+    path, *_ = convert(tmp_path / "a.pth", factory)
+    (weight, _) = state.values()
+    loaded = load_weights(path, model=factory)
+    assert torch.equal(loaded.model.state_dict()["model.head.fc.weight"], weight)
+    assert loaded.card.num_classes == 3
 
 
 # Pickles that are no weights
@@ -494,16 +527,6 @@ class Runs:
 
     def __reduce__(self):
         return (os.system, (self.command,))
-
-
-class Takes:
-    """A pickle that takes memory, by a function that is allowed."""
-
-    def __init__(self, num_bytes):
-        self.num_bytes = num_bytes
-
-    def __reduce__(self):
-        return (bytearray, (self.num_bytes,))
 
 
 def test_a_pickled_command_is_named_and_never_run(tmp_path, monkeypatch):
@@ -537,15 +560,53 @@ def test_a_pickled_command_is_not_run_in_old_forms(tmp_path, monkeypatch, in_thi
     assert mark.exists(), "believed, it runs"
 
 
-def test_a_pickled_network_is_not_made(tmp_path, in_this_process):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"carries a pickled torch\.nn\.modules\.linear\.Linear"):
+class Marks(torch.nn.Module):
+    """A network that says when it is made."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        self.net = torchvision.models.resnet18(num_classes=3)
+        self.net.register_buffer("passing", torch.ones(2), persistent=False)
+
+    def __setstate__(self, state):
+        type(self).made += 1
+        super().__setstate__(state)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_pickled_network_is_its_tensors_and_is_not_made(archive, tmp_path, in_this_process):
+    file, network = tmp_path / "a.pth", torch.nn.DataParallel(Marks())
+    for checkpoint in (network, {"model": network, "epoch": 3}):
+        torch.save(checkpoint, file, _use_new_zipfile_serialization=archive)
+        (found,) = foreign.read_entries(file).tensors.values()
+        expected = network.state_dict()
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    path, *_ = convert(file, "resnet18", tmp_path / "o")
+    assert torch.equal(deepen.load(path).fc.weight, network.module.net.fc.weight)
+    assert Marks.made == 0
+    torch.load(file, weights_only=False)
+    assert Marks.made == 1, "believed, it is made"
+
+
+def test_an_object_that_is_no_network_is_told(tmp_path, in_this_process):
+    torch.save(Runs(""), tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"carries a pickled (posix|nt)\.system"):
+        convert(tmp_path / "a.pth", "resnet20")
+    torch.save(torch.Generator, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="no tensors by name"):
+        convert(tmp_path / "a.pth", "resnet20")
+    torch.save(torch.nn.ReLU(), tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"carries a pickled torch\.nn\.modules\.activation\.ReLU"):
         convert(tmp_path / "a.pth", "resnet20")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
 def test_a_small_file_may_not_take_much_memory(tmp_path):
-    torch.save({"a": torch.zeros(1), "b": Takes(3 * 1024**3)}, tmp_path / "a.pth")
+    """An empty dictionary is one byte of a pickle, and 64 bytes of memory."""
+    (tmp_path / "a.pth").write_bytes(b"\x80\x02(" + b"}" * 4_000_000 + b"t.")
     with pytest.raises(InputError, match="needs more memory than its size allows"):
         convert(tmp_path / "a.pth", "resnet20")
 
@@ -572,9 +633,17 @@ def test_what_unpacks_above_the_cap_is_refused(tmp_path, in_this_process):
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"<!doctype html> 404", "truncated or damaged, or no checkpoint"),
+        (b"<!doctype html> 404", r"is a web page \(HTML\), not the weights"),
+        (b"  <HTML><body>moved", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d", "is a Git LFS pointer"),
+        (b'{"error": "Unauthorized"}', "is a JSON document"),
+        (b"Access denied. ", "is text, not the weights"),
+        (gzip.compress(b"weights"), "is a gzip archive"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+        (b"\xff\xd8\xff\xe0 and so on", "is a picture"),
         (b"PK\x03\x04 and so on", "truncated: a zip archive without its end"),
-        (pickle.dumps([1, 2], protocol=2), "truncated or damaged, or no checkpoint"),
+        (pickle.dumps([1, 2], protocol=2), "holds a list, no tensors by name"),
+        (pickle.dumps([1, 2], protocol=2)[:-1], "truncated or damaged"),
     ],
 )
 def test_what_is_no_checkpoint_is_told(content, words, tmp_path, in_this_process):
@@ -644,7 +713,8 @@ def test_commands(tmp_path, monkeypatch, capsys, in_this_process, few_networks):
     names.write_text("cat\ndog\n", encoding="utf-8")
     assert command(monkeypatch, "weights", "show", file, "--json") == 0
     assert json.loads(capsys.readouterr().out)["fits"] == ["resnet20"]
-    words = ["weights", "convert", file, "--model", "resnet20", "--classes", names]
+    words = ["weights", "convert", file, "--model", "resnet20", "--shortcut", "as-here"]
+    words += ["--classes", names]
     assert command(monkeypatch, *words, "--mean", "0.4,0.5,0.6", "--json") == 0
     made = json.loads(capsys.readouterr().out)
     assert made["path"] == str(tmp_path / "a.safetensors")

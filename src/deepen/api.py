@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
 from deepen.data.sources import PictureSet
 from deepen.data.tags import tags_of
-from deepen.deployment.predictor import Prediction, Predictor, find_pictures
+from deepen.deployment.pictures import Source, find_pictures
+from deepen.deployment.predictor import Prediction, Predictor
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
 from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
@@ -49,6 +51,7 @@ from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
 from deepen.training.tuning import tuned
 from deepen.weights import load_weights, save_weights
+from deepen.weights.convert import has_card, load_foreign
 
 
 class Trained(NamedTuple):
@@ -268,6 +271,8 @@ def evaluate(asked: Scoring) -> Scores | TagScores:
         found.append(predict_logits(network, pictures.epoch(0), device=asked.place))
         for error in found[-1].bad:
             asked.reporter.message(f"left out: {error}")
+    if not all(p.logits.isfinite().all() for p in found):
+        raise InputError(f"{asked.weights}: damaged: it makes NaN or infinity of a picture")
     labels = torch.cat([p.labels for p in found])
     if (labels.ndim == 2) != bool(card.thresholds):
         several = "several classes" if labels.ndim == 2 else "one class"
@@ -325,24 +330,107 @@ def probe(asked: Probing) -> Probe:
     return found
 
 
+class Checked(NamedTuple):
+    """A weights file's scores beside what is stated for it.
+
+    Attributes:
+        scores: measured.
+        error: 100 - top-1, in %.
+        stated: the same as its author or its card says it; None where nobody does.
+        notes: what was taken for granted.
+    """
+
+    scores: Scores
+    error: float
+    stated: float | None
+    notes: tuple[str, ...] = ()
+
+
+def check(
+    weights: str | Path,
+    data: str | Path | None = None,
+    *,
+    stated: float | None = None,
+    model: str | None = None,
+    foreign: Mapping[str, Any] | None = None,
+    **scoring: Any,
+) -> Checked:
+    """Score any weights file, deepen's or another program's, beside its stated top-1 error.
+
+    Args:
+        weights: the file.
+        data: labelled pictures; by default those of the card.
+        stated: the error in %; by default the card's, on the data that it was scored on.
+        model: the network; needed where there is no card.
+        foreign: of a file without a card, keywords of `deepen.weights.convert.load_foreign`; the
+            classes are by default the data's, in their order.
+        scoring: further keywords of `evaluate`.
+
+    Raises:
+        InputError: weights and data do not go together.
+    """
+    if not Path(weights).is_file() or has_card(Path(weights)):
+        card = load_weights(weights, model=model).card
+        scores = evaluate(weights, None if data is None else str(data), model=model, **scoring)
+        if stated is None and data in (None, card.data) and "top1" in card.score:
+            stated = 100 - 100 * card.score["top1"]
+        return Checked(scores, 100 - 100 * scores.top1, stated)
+    if model is None or data is None:
+        raise InputError(
+            f"{weights}: has no card, so say the data and --model "
+            f"(`deepen weights show {weights}` tells which networks it fits)"
+        )
+    told = dict(foreign or {})
+    loaded, left_out = load_foreign(Path(weights), model, **told)
+    card, notes = loaded.card, [f"left out: {', '.join(left_out)}"] if left_out else []
+    if card.classes == tuple(map(str, range(card.num_classes))):
+        where = {key: scoring[key] for key in ("data_dir", "download") if scoring.get(key)}
+        classes = open_source(str(data), **where).classes
+        if len(classes) != card.num_classes:
+            raise InputError(
+                f"{weights}: has {card.num_classes} classes, {data} {len(classes)}; --classes says "
+                "which they are"
+            )
+        card = card.model_copy(update={"classes": classes})
+        notes.append(f"classes taken to be in the order of {data}: {', '.join(classes[:5])}, ...")
+    with tempfile.TemporaryDirectory(prefix="deepen-") as folder:
+        file = Path(folder) / f"{Path(weights).stem}.safetensors"
+        save_weights(file, loaded.model, card, loaded.mean_image)
+        scores = evaluate(file, str(data), model=model, **scoring)
+    return Checked(scores, 100 - 100 * scores.top1, stated, tuple(notes))
+
+
 def predict(
     weights: str | Path,
-    paths: Iterable[str | Path],
+    pictures: Source | Iterable[Source],
     *,
     top_k: int = 5,
     batch_size: int = 32,
     device: str | None = None,
     model: str | None = None,
 ) -> Iterator[Prediction | PictureError]:
-    """Predict pictures; folders are gone through as they are read.
+    """Predict pictures, one or many; folders are gone through as they are read.
 
-    A picture that cannot be decoded comes back as its `PictureError`, in its place.
+    Args:
+        weights: a file of `deepen train`'s, or what else `deepen.load` takes.
+        pictures: a path (of a file or a folder, or a pattern like "new/*.jpg"), the bytes of a
+            file, a PIL picture, a NumPy array (H, W) or (H, W, C), a tensor (C, H, W), of uint8 or
+            of numbers in 0..1; several of these, as an array or tensor with one dimension more too.
+        top_k: how many classes are told of each.
+        batch_size: pictures at a time.
+        device: the fastest there is when left out.
+        model: needed for a user's own `package.module:factory`.
+
+    Returns:
+        In order, what the network says of each picture; in the place of one that cannot be decoded
+        its `PictureError`.
 
     Raises:
-        InputError: the weights cannot be loaded.
+        InputError: the weights cannot be loaded, or something else than pictures was given.
     """
+    found = find_pictures(pictures)
     predictor = Predictor(weights, device=str(pick_device(device)), model=model)
-    return predictor(find_pictures(paths), top_k=top_k, batch_size=batch_size)
+    return predictor(found, top_k=top_k, batch_size=batch_size)
 
 
 def _stem(data: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,35 @@ weights = typer.Typer(no_args_is_help=True, help="Convert, show and name weights
 
 MaxMB = Annotated[
     int, typer.Option("--max-mb", min=1, help="Read no file that is, or unpacks to, more.")
+]
+Classes = Annotated[
+    Path | None, typer.Option(help="A list of the classes' names in order, one a line.")
+]
+InputPx = Annotated[
+    int | None, typer.Option(min=1, help="Height and width of what the network sees.")
+]
+ResizePx = Annotated[
+    int | None, typer.Option(min=1, help="Shorter side of a picture before it is cropped.")
+]
+Mean = Annotated[
+    str | None, typer.Option(help="Subtracted, of each channel: 0.485,0.456,0.406 say.")
+]
+Std = Annotated[str | None, typer.Option(help="Divided by, of each channel.")]
+Entry = Annotated[
+    str | None, typer.Option(help="Which of a checkpoint's entries, where several fit: ema say.")
+]
+Shortcut = Annotated[
+    Literal["as-here", "pad-both"] | None,
+    typer.Option(
+        help="Where option A's zero maps are: after the others, or half before and half after."
+    ),
+]
+TrustModel = Annotated[
+    bool,
+    typer.Option(
+        "--trust-model",
+        help="Believe --model though others call another network of the same shape so.",
+    ),
 ]
 
 
@@ -38,47 +67,109 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="By default FILE, with .safetensors.")
     ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="A list of the classes' names in order, one a line.")
-    ] = None,
-    input_px: Annotated[
-        int | None, typer.Option(min=1, help="Height and width of what the network sees.")
-    ] = None,
-    resize_px: Annotated[
-        int | None, typer.Option(min=1, help="Shorter side of a picture before it is cropped.")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Subtracted, of each channel: 0.485,0.456,0.406 say.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Divided by, of each channel.")] = None,
+    classes: Classes = None,
+    input_px: InputPx = None,
+    resize_px: ResizePx = None,
+    mean: Mean = None,
+    std: Std = None,
+    entry: Entry = None,
+    shortcut: Shortcut = None,
     max_mb: MaxMB = 2048,
-    trust_model: Annotated[
-        bool,
-        typer.Option(
-            "--trust-model",
-            help="Believe --model though others call another network of the same shape so.",
-        ),
-    ] = False,
+    trust_model: TrustModel = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Make a weights file, with a card, of a checkpoint from elsewhere; no code in it is run."""
-    from deepen.weights.convert import Assumed, read_classes  # imports torch
+    from deepen.weights.convert import Assumed, Meant, read_classes  # imports torch
     from deepen.weights.convert import convert as write
 
-    path, card = write(
+    path, card, left_out = write(
         file,
         model,
         output,
         classes=read_classes(classes) if classes else (),
         assumed=Assumed(input_px, resize_px, _numbers("--mean", mean), _numbers("--std", std)),
+        meant=Meant(entry, shortcut, trust_model),
         max_bytes=max_mb * 10**6,
-        trust_model=trust_model,
     )
     if as_json:
-        print_json({"path": str(path), "card": card.model_dump(mode="json")})
+        card_fields = card.model_dump(mode="json")
+        print_json({"path": str(path), "card": card_fields, "left_out": list(left_out)})
+        return
+    say(path)
+    _print_card(card)
+    if left_out:
+        say(f"  {'left out':10}  {', '.join(left_out)}")
+
+
+@weights.command(
+    epilog="Example: deepen weights check resnet20.th cifar10 --model resnet20 --stated 8.27"
+)
+def check(
+    file: Annotated[Path, typer.Argument(help="A weights file, deepen's or another program's.")],
+    data: Annotated[
+        str | None, typer.Argument(help="Labelled pictures; by default those of its card.")
+    ] = None,
+    stated: Annotated[
+        float | None,
+        typer.Option(help="The top-1 error in % that its author states; by default its card's."),
+    ] = None,
+    within: Annotated[
+        float, typer.Option(min=0, help="Exit with 1 if the error is further off, in % points.")
+    ] = 0.1,
+    model: Annotated[
+        str | None, typer.Option(help="The network; needed where the file has no card.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all; by default test, else val.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where named data sets lie.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    classes: Classes = None,
+    input_px: InputPx = None,
+    resize_px: ResizePx = None,
+    mean: Mean = None,
+    std: Std = None,
+    entry: Entry = None,
+    shortcut: Shortcut = None,
+    max_mb: MaxMB = 2048,
+    trust_model: TrustModel = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Score any weights file on labelled pictures, beside the error that is stated for it."""
+    from deepen import api  # imports torch
+    from deepen.weights.convert import Assumed, Meant, read_classes
+
+    found = api.check(
+        file,
+        data,
+        stated=stated,
+        model=model,
+        foreign={
+            "classes": read_classes(classes) if classes else (),
+            "assumed": Assumed(
+                input_px, resize_px, _numbers("--mean", mean), _numbers("--std", std)
+            ),
+            "meant": Meant(entry, shortcut, trust_model),
+            "max_bytes": max_mb * 10**6,
+        },
+        split=split,
+        data_dir=data_dir,
+        device=device,
+    )
+    off = None if found.stated is None else abs(found.error - found.stated)
+    if as_json:
+        scores = {"top1": found.scores.top1, "top5": found.scores.top5, "loss": found.scores.loss}
+        told = {"stated_error": found.stated, "error": found.error, **scores}
+        print_json({"path": str(file), **told, "protocol": found.scores.protocol})
     else:
-        say(str(path))
-        _print_card(card)
+        say(found.scores.protocol)
+        for line in found.notes:
+            say(line)
+        beside = "; nothing is stated" if off is None else f"; stated {found.stated:.2f}%"
+        words = "" if off is None or off <= within else f": off by {off:.2f} points"
+        say(f"top-1 error {found.error:.2f}%{beside}{words}")
+    if off is not None and off > within:
+        raise typer.Exit(1)
 
 
 @weights.command(epilog="Example: deepen weights show runs/PHOTOS-resnet20-1/best.safetensors")
@@ -94,15 +185,24 @@ def show(
     if as_json:
         print_json(_document(file, found))
         return
-    values = sum(tensor.numel() for tensor in found.tensors.values())
-    say(f"{file}: {len(found.tensors):,} tensors, {values:,} values")
+    for name, tensors in found.entries.tensors.items():
+        values = sum(tensor.numel() for tensor in tensors.values())
+        words = f"{file}: {len(tensors):,} tensors, {values:,} values"
+        if len(tensors) == 1:
+            words = f"{file}: one tensor, {next(iter(tensors))}"
+        say(f"{words} in {name}" if name else words)
+        if found.card is None and not found.torchvisions and len(tensors) > 1:
+            how = " by order and shapes" if found.by_order and found.fits[name] else ""
+            say(f"  fits{how} {', '.join(found.fits[name]) or 'no network of deepen'}")
     if found.card is not None:
         _print_card(found.card)
         return
+    if found.entries.beside:
+        say(f"beside them: {', '.join(found.entries.beside)}")
     say("no card: not deepen's; `deepen weights convert` makes a weights file of it")
     if found.torchvisions:
-        say(f"it is torchvision's {found.torchvisions}")
-    say(f"fits {', '.join(found.fits) or 'no network of deepen'}")
+        (fits,) = found.fits.values()
+        say(f"it is torchvision's {found.torchvisions}\nfits {', '.join(fits)}")
 
 
 @weights.command(epilog="Example: deepen weights names --json")
@@ -151,6 +251,14 @@ def _document(file: Path, found: Contents) -> dict[str, Any]:
         "path": str(file),
         "card": None if found.card is None else found.card.model_dump(mode="json"),
         "torchvision": found.torchvisions or None,
-        "fits": list(found.fits),
-        "tensors": {name: list(tensor.shape) for name, tensor in found.tensors.items()},
+        "fits": list(dict.fromkeys(model for each in found.fits.values() for model in each)),
+        "by_order": found.by_order,
+        "entries": {
+            name: {
+                "fits": found.fits.get(name, []),
+                "tensors": {key: list(tensor.shape) for key, tensor in tensors.items()},
+            }
+            for name, tensors in found.entries.tensors.items()
+        },
+        "beside": list(found.entries.beside),
     }

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from deepen.data.decode import EXTENSIONS, PictureError, open_picture
-from deepen.data.sources import natural_key
+from deepen.data.decode import PictureError
+from deepen.deployment.pictures import Source, open_source_picture
 from deepen.errors import InputError
 from deepen.weights import load_weights
 
@@ -19,7 +20,8 @@ class Prediction(NamedTuple):
     """What the network says of one picture.
 
     Attributes:
-        path: of the picture, as it was given or found.
+        path: of the picture, as it was given or found; "picture 2" for the second of those that
+            have none.
         top: (class, probability) of the most probable classes, best first; where a picture may have
             several, of those that it has by their thresholds, perhaps none.
     """
@@ -45,31 +47,39 @@ class Predictor:
     ) -> None:
         loaded = load_weights(weights, model=model)
         self.card, self.device = loaded.card, torch.device(device)
+        self._weights = weights
         self.model = loaded.model.to(self.device)
         preprocessing = self.card.preprocessing
         width = preprocessing.size_px[1]
         self._normalize = preprocessing.normalization(width, self.device, loaded.mean_image)
 
     def __call__(
-        self, paths: Iterable[str | Path], *, top_k: int = 5, batch_size: int = 32
+        self, pictures: Iterable[Source], *, top_k: int = 5, batch_size: int = 32
     ) -> Iterator[Prediction | PictureError]:
-        """Predict pictures in batches, in order; a bad one comes back as its error, in place."""
-        batch: list[str | Path] = []
-        for path in paths:
-            batch.append(path)
+        """Predict pictures in batches, in order; a bad one comes back as its error, in place.
+
+        Raises:
+            InputError: what the network makes of a picture are no numbers.
+        """
+        batch: list[tuple[str, Source]] = []
+        for number, picture in enumerate(pictures, 1):
+            named = isinstance(picture, str | Path)
+            batch.append((str(picture) if named else f"picture {number}", picture))
             if len(batch) == batch_size:
                 yield from self._predict(batch, top_k)
                 batch = []
         if batch:
             yield from self._predict(batch, top_k)
 
-    def _predict(self, paths: list[str | Path], top_k: int) -> Iterator[Prediction | PictureError]:
+    def _predict(
+        self, pictures: list[tuple[str, Source]], top_k: int
+    ) -> Iterator[Prediction | PictureError]:
         preprocessing = self.card.preprocessing
         pixels: dict[int, np.ndarray] = {}
         errors: dict[int, PictureError] = {}
-        for place, path in enumerate(paths):
+        for place, (name, source) in enumerate(pictures):
             try:
-                picture = open_picture(path, channels=preprocessing.channels)
+                picture = open_source_picture(source, name, preprocessing.channels)
                 pixels[place] = preprocessing.fit(picture)
             except PictureError as error:
                 errors[place] = error
@@ -78,8 +88,7 @@ class Predictor:
             images = torch.from_numpy(np.stack(list(pixels.values()))).to(self.device)
             with torch.inference_mode():
                 logits = self.model(self._normalize(images)).cpu().double()
-            scaled = logits / self.card.temperature
-            shares = scaled.sigmoid() if self.card.thresholds else scaled.softmax(1)
+            shares = self._shares(logits)
             # Where a picture may have several classes, all that are above their thresholds count.
             least = torch.tensor(self.card.thresholds or (0.0,)).double()
             several = len(self.card.thresholds)
@@ -92,34 +101,17 @@ class Predictor:
                     for i, value in zip(indices, values, strict=True)
                     if not several or value >= least[i]
                 )
-        for place, path in enumerate(paths):
-            yield errors[place] if place in errors else Prediction(str(path), tops[place])
+        for place, (name, _) in enumerate(pictures):
+            yield errors[place] if place in errors else Prediction(name, tops[place])
 
-
-def find_pictures(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Files as they are given; of folders every picture below, in natural order, found as it goes.
-
-    Raises:
-        InputError: a path that does not exist, or a folder without pictures.
-    """
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = False
-            for picture in _walk(path):
-                found = True
-                yield picture
-            if not found:
-                raise InputError(f"{path}: no pictures in this folder")
-        else:
-            yield path
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Below a folder, without hidden entries; a link to a folder is not followed."""
-    for entry in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry)
-        elif entry.suffix.lower() in EXTENSIONS:
-            yield entry
+    def _shares(self, logits: Tensor) -> Tensor:
+        """Probabilities (B, num_classes) of logits."""
+        classes = len(self.card.classes)
+        if logits.ndim != 2 or logits.shape[1] != classes:
+            shape = tuple(logits.shape[1:])
+            raise InputError(f"{self._weights}: gives {shape} numbers for {classes} classes")
+        scaled = logits / self.card.temperature
+        shares = scaled.sigmoid() if self.card.thresholds else scaled.softmax(1)
+        if not torch.isfinite(shares).all():
+            raise InputError(f"{self._weights}: damaged: it makes NaN or infinity of a picture")
+        return shares

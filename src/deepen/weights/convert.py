@@ -14,9 +14,9 @@ from torch import Tensor
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError, first_problem
 from deepen.models import get_architecture, list_models
-from deepen.weights.adopt import adopt, fitting, in_channels_of
+from deepen.weights.adopt import adopt, choose
 from deepen.weights.file import Card, Loaded, read_card, save_weights
-from deepen.weights.foreign import MAX_BYTES, check_size, read_tensors, sha256_of
+from deepen.weights.foreign import MAX_BYTES, Entries, check_size, read_entries, sha256_of
 from deepen.weights.from_timm import is_timm, load_timm
 from deepen.weights.from_torchvision import (
     adopt_torchvision,
@@ -24,7 +24,9 @@ from deepen.weights.from_torchvision import (
     is_torchvision,
     load_torchvision,
 )
+from deepen.weights.match import fitting, in_channels_of, in_order
 from deepen.weights.names import TORCHVISION, namesake, variant_of
+from deepen.weights.padding import Padding, settle
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CROP = 0.875  # of the shorter side, as torchvision and timm have it where they say nothing else
@@ -47,11 +49,27 @@ class Assumed(NamedTuple):
     std: tuple[float, ...] | None = None
 
 
+class Meant(NamedTuple):
+    """What is meant where a checkpoint leaves it open.
+
+    Attributes:
+        entry: which of its entries, where several fit.
+        shortcut: where option A's zero maps are: see `padding`.
+        trust_model: that weights are `model`'s though others give its name to another network of
+            the same keys and shapes. No trust is asked for in what torchvision's SHA-256 refutes.
+    """
+
+    entry: str | None = None
+    shortcut: Padding | None = None
+    trust_model: bool = False
+
+
 class Converted(NamedTuple):
-    """The weights file that was written, and its card."""
+    """The weights file that was written, its card, and what of the checkpoint is not in it."""
 
     path: Path
     card: Card
+    left_out: tuple[str, ...] = ()
 
 
 def convert(
@@ -61,8 +79,8 @@ def convert(
     *,
     classes: Sequence[str] = (),
     assumed: Assumed | None = None,
+    meant: Meant | None = None,
     max_bytes: int = MAX_BYTES,
-    trust_model: bool = False,
 ) -> Converted:
     """Write a checkpoint as a weights file, bound to its variant.
 
@@ -76,12 +94,12 @@ def convert(
         output: by default `source` with the ending .safetensors.
         classes: names in the order of the logits, where nobody else knows them.
         assumed: how pictures are prepared, where nobody else knows it.
+        meant: what the file leaves open.
         max_bytes: neither the file nor what it unpacks to may be larger.
-        trust_model: take weights for `model`'s though others give its name to another network
-            with the same keys and shapes.
 
     Raises:
-        InputError: the file cannot be read, or its tensors are not `model`'s.
+        InputError: the file cannot be read, its tensors are not `model`'s, or it leaves open what
+            `meant` does not say.
         WorkError: the output could not be written.
     """
     word = source if isinstance(source, str) else source.as_posix()
@@ -93,13 +111,13 @@ def convert(
     if not target.parent.is_dir():
         raise InputError(f"{target}: no such folder")
     if is_torchvision(word) or is_timm(word):
-        loaded = load_named(word, model)
+        loaded, left_out = load_named(word, model), ()
     else:
-        loaded = _load(
-            Path(source), model, tuple(classes), assumed or Assumed(), max_bytes, trust_model
+        loaded, left_out = load_foreign(
+            Path(source), model, classes, assumed=assumed, meant=meant, max_bytes=max_bytes
         )
     save_weights(target, loaded.model, loaded.card)
-    return Converted(target, loaded.card)
+    return Converted(target, loaded.card, left_out)
 
 
 def load_named(word: str, model: str | None) -> Loaded:
@@ -128,15 +146,17 @@ class Contents(NamedTuple):
 
     Attributes:
         card: of a weights file of deepen's; None for another one.
-        tensors: by name, as the file has them.
+        entries: its tensors, by the entry and the name that the file has for them.
         torchvisions: name and version of torchvision's checkpoint that this is, or "".
-        fits: the variants that the tensors fit, of a file without a card.
+        fits: for each entry, the variants that its tensors fit, of a file without a card.
+        by_order: whether they fit by order and shapes alone, not by their names.
     """
 
     card: Card | None
-    tensors: dict[str, Tensor]
+    entries: Entries
     torchvisions: str
-    fits: tuple[str, ...]
+    fits: dict[str, list[str]]
+    by_order: bool = False
 
 
 def contents(path: str | Path, max_bytes: int = MAX_BYTES) -> Contents:
@@ -146,15 +166,24 @@ def contents(path: str | Path, max_bytes: int = MAX_BYTES) -> Contents:
         InputError: it cannot be read.
     """
     path = Path(path)
-    tensors = read_tensors(path, max_bytes)
-    if _has_card(path):
-        return Contents(read_card(path), tensors, "", ())
+    entries = read_entries(path, max_bytes)
+    if has_card(path):
+        return Contents(read_card(path), entries, "", {})
     found = find_torchvision(sha256_of(path))
     if found is not None:
         theirs, member = found
-        return Contents(None, tensors, repr(member), (TORCHVISION[theirs],))
-    fits = fitting(tensors) or fitting(tensors, list_models())  # all of them take seconds
-    return Contents(None, tensors, "", tuple(fits))
+        return Contents(None, entries, repr(member), {entries.main(): [TORCHVISION[theirs]]})
+    for among in (None, list_models()):  # all of them take seconds
+        fits = {name: fitting(tensors, among) for name, tensors in entries.tensors.items()}
+        if any(fits.values()):
+            return Contents(None, entries, "", fits)
+    if not entries.in_order:
+        return Contents(None, entries, "", fits)
+    fits = {
+        name: [model for model in list_models() if in_order(tensors, model)]
+        for name, tensors in entries.tensors.items()
+    }
+    return Contents(None, entries, "", fits, any(fits.values()))
 
 
 def _output(word: str, model: str) -> Path:
@@ -168,44 +197,59 @@ def _output(word: str, model: str) -> Path:
     return path.with_suffix(".safetensors")
 
 
-def _load(
+def load_foreign(
     path: Path,
     model: str,
-    classes: tuple[str, ...],
-    assumed: Assumed,
-    max_bytes: int,
-    trust_model: bool,
-) -> Loaded:
+    classes: Sequence[str] = (),
+    *,
+    assumed: Assumed | None = None,
+    meant: Meant | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Loaded, tuple[str, ...]]:
+    """A checkpoint as `convert` writes it, and what of it is left out.
+
+    Raises:
+        InputError: as `convert`.
+    """
+    assumed, meant = assumed or Assumed(), meant or Meant()
     check_size(path, max_bytes)
-    if _has_card(path):
+    if has_card(path):
         raise InputError(f"{path}: a weights file of deepen's already, as `weights show` tells")
+    entries = read_entries(path, max_bytes)
     digest = sha256_of(path)
     found = find_torchvision(digest)
     if found is not None:
         theirs, member = found
         variant_of(TORCHVISION, theirs, model, str(path))
-        return adopt_torchvision(str(path), read_tensors(path, max_bytes), theirs, member)
-    tensors = read_tensors(path, max_bytes)
+        return adopt_torchvision(str(path), entries.tensors[entries.main()], theirs, member), ()
+    size = assumed.input_px or (224 if ":" in model else get_architecture(model).takes.size_px)
+    chosen = choose(str(path), entries, model, meant.entry, (size, size))
     other = namesake(model)
-    if other and not trust_model and fitting(tensors, [other]):
+    if other and not meant.trust_model and fitting(chosen.tensors, [other]):
         raise InputError(
             f"{path}: fits {other}, which is what torchvision and timm call {model}; "
             f"take --model {other}, or --trust-model where these surely are {model}'s"
         )
-    preprocessing = _preprocessing(model, tensors, assumed)
-    return adopt(
+    preprocessing = _preprocessing(model, chosen.tensors, assumed)
+    loaded = adopt(
         str(path),
-        tensors,
+        chosen.tensors,
         model,
         input_size=preprocessing.size_px,
-        classes=classes,
+        classes=tuple(classes),
         preprocessing=preprocessing,
         data="unknown",
         protocol=f"no score; the file does not say how pictures are prepared, so "
         f"{'as told' if any(assumed) else 'assumed'}: {preprocessing.describe()}, "
         f"mean {preprocessing.mean}, std {preprocessing.std}",
-        source=f"{path.name}, SHA-256 {digest}",
+        source="; ".join(filter(None, (f"{path.name}, SHA-256 {digest}", chosen.words))),
     )
+    state = loaded.model.state_dict()
+    loaded.model.load_state_dict(settle(str(path), model, loaded.model, state, meant.shortcut))
+    if meant.shortcut is not None:
+        padding = f"{loaded.card.source}; --shortcut {meant.shortcut}"
+        loaded = loaded._replace(card=loaded.card.model_copy(update={"source": padding}))
+    return loaded, chosen.left_out
 
 
 def _preprocessing(model: str, tensors: dict[str, Tensor], assumed: Assumed) -> Preprocessing:
@@ -230,7 +274,8 @@ def _preprocessing(model: str, tensors: dict[str, Tensor], assumed: Assumed) -> 
         raise InputError(f"--input-px, --resize-px, --mean, --std: {reason}") from error
 
 
-def _has_card(path: Path) -> bool:
+def has_card(path: Path) -> bool:
+    """Whether a file is deepen's own."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return "deepen.card" in (file.metadata() or {})

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from deepen import models
+from deepen.analysis.meta import Meta
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError, first_problem
 from deepen.files import write_whole
+from deepen.weights.kinds import misnomer
 from deepen.weights.mismatch import mismatch
 
 _CARD = "deepen.card"
 _MEAN_IMAGE = "preprocessing.mean_image"
-PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar"})
+PICKLES = frozenset({".pth", ".pt", ".th", ".bin", ".ckpt", ".pkl", ".tar"})
 """Endings that pickled checkpoints go by."""
+
+# What a card may ask for; memory is taken by what it says before its network is run.
+_MAX_PX, _MAX_RESIZE_PX, _MAX_CLASSES = 2048, 4096, 1_000_000
+_LEAST, _MOST = 1e-6, 1e6  # of mean, std and temperature: beyond them float32 overflows
 
 
 class Card(BaseModel):
@@ -104,6 +113,8 @@ def read_card(path: str | Path) -> Card:
         InputError: no such file, no weights of deepen, or a damaged one.
     """
     path = Path(path)
+    if kind := misnomer(path):
+        raise InputError(f"{path}: {kind}")
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
     try:
@@ -114,7 +125,7 @@ def read_card(path: str | Path) -> Card:
                 f"{path}: has no card; it is no weights file of deepen's "
                 f"(`deepen weights convert {path} --model M` makes one of it)"
             )
-        return Card.model_validate_json(metadata[_CARD])
+        card = Card.model_validate_json(metadata[_CARD])
     except ValidationError as error:
         raise InputError(f"{path}: its card is damaged: {first_problem(error, Card)}") from error
     except (safetensors.SafetensorError, OSError) as error:
@@ -124,6 +135,37 @@ def read_card(path: str | Path) -> Card:
                 "makes a weights file of it"
             ) from error
         raise InputError(f"{path}: no whole safetensors file ({error})") from error
+    if problem := _nonsense(card):
+        raise InputError(f"{path}: its card is damaged: {problem}")
+    return card
+
+
+def _nonsense(card: Card) -> str:
+    """What no network can be or no number come of, in words; "" where the card is sound."""
+    pictures = card.preprocessing
+    sizes = {"input_size": card.input_size, "preprocessing.size_px": pictures.size_px}
+    for name, size in sizes.items():
+        if not all(1 <= side <= _MAX_PX for side in size):
+            return f"{name}: {size}; sides of 1 to {_MAX_PX} px are known"
+    if pictures.resize_px is not None and pictures.resize_px > _MAX_RESIZE_PX:
+        return f"preprocessing.resize_px: {pictures.resize_px}; {_MAX_RESIZE_PX} px at most"
+    if card.input_size != pictures.size_px:
+        return f"input_size: {card.input_size}, and pictures of {pictures.size_px}"
+    if not 1 <= card.num_classes <= _MAX_CLASSES:
+        return f"num_classes: {card.num_classes:,}; 1 to {_MAX_CLASSES:,} are known"
+    if len(card.classes) != card.num_classes:
+        return f"classes: {len(card.classes):,} names for num_classes {card.num_classes:,}"
+    if card.in_channels != pictures.channels:
+        return f"in_channels: {card.in_channels}, and pictures of {pictures.channels}"
+    if not _LEAST <= card.temperature <= _MOST:  # NaN fails too
+        return f"temperature: {card.temperature:g}; it divides, so it must be finite and above 0"
+    if not all(_LEAST <= value <= _MOST for value in pictures.std):
+        return f"preprocessing.std: {pictures.std}; {_LEAST:g} to {_MOST:g} are known"
+    if not all(abs(value) <= _MOST for value in pictures.mean):
+        return f"preprocessing.mean: {pictures.mean}; {_MOST:g} at most"
+    if strange := [name for name, value in card.score.items() if not math.isfinite(value)]:
+        return f"score.{strange[0]}: no finite number"
+    return ""
 
 
 def read_weights(path: str | Path, model: str | None = None) -> Loaded:
@@ -142,20 +184,35 @@ def read_weights(path: str | Path, model: str | None = None) -> Loaded:
         raise InputError(f"{path}: made by --model {card.architecture}; say so to load it")
     if model is not None and model != card.architecture:
         raise InputError(f"{path}: holds {card.architecture}, not {model}")
-    network = models.create_model(
-        card.architecture, card.num_classes, card.in_channels, card.input_size
-    )
+    wanted = card.num_classes, card.in_channels, card.input_size
     try:
         tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError) as error:  # KeyError: no kind of torch
         raise InputError(f"{path}: no whole safetensors file ({error})") from error
     mean_image = tensors.pop(_MEAN_IMAGE, None)
     if (mean_image is not None) != card.preprocessing.mean_image:
         raise InputError(f"{path}: its card and its tensors differ over {_MEAN_IMAGE}")
-    if problem := mismatch(network.state_dict(), tensors):
-        raise InputError(f"{path}: {problem}")
+    if mean_image is not None:
+        size = torch.empty(*card.preprocessing.size_px, card.in_channels, device="meta")
+        if problem := mismatch({_MEAN_IMAGE: size}, {_MEAN_IMAGE: mean_image}):
+            raise InputError(f"{path}: {problem}")
+    try:
+        if problem := mismatch(_shapes(card.architecture, *wanted), tensors):
+            raise InputError(problem)
+        network = models.create_model(card.architecture, *wanted)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     network.load_state_dict(tensors)
     return Loaded(network.eval(), card, mean_image)
+
+
+def _shapes(model: str, *wanted: Any) -> dict[str, Tensor]:
+    """What a network needs, before it takes memory for it; in full of a user's own network."""
+    if ":" not in model:
+        odd = (TypeError, NotImplementedError, RuntimeError)  # one that reads values as it builds
+        with contextlib.suppress(*odd), torch.device("meta"), Meta():
+            return models.create_model(model, *wanted).state_dict()
+    return models.create_model(model, *wanted).state_dict()
 
 
 def card_of(path: str | Path) -> dict[str, object]:
