@@ -64,7 +64,7 @@ def run_all(runs: Iterable[Run], jobs: int) -> Iterator[Outcome]:
 def _outcome(context: ForkServerContext, run: Run) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="deepen-mutate-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        for part in ("src", "tests"):
+        for part in ("src", "tests", "docs"):
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".hypothesis")
             shutil.copytree(ROOT / part, folder / part, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
