@@ -17,6 +17,7 @@ import pytest
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from typer.testing import CliRunner
 
@@ -347,6 +348,13 @@ def test_what_a_table_says_of_all_claims_is_each_ones_own_to_change():
     assert (c.measure, c.needs, c.networks) == ("", "deepen train mnist", ("mlp",))
 
 
+def test_a_claim_that_was_read_cannot_be_changed():
+    claim = Claim.model_validate(CLAIM)
+    with pytest.raises(ValidationError, match="frozen"):
+        claim.stated = "61,706"
+    assert claim.stated == "60,000"
+
+
 def test_ids_are_given_once():
     with pytest.raises(ValueError, match=r"given twice: a\.b"):
         Ledger(claims=(Claim.model_validate(CLAIM),) * 2)
@@ -419,6 +427,8 @@ def test_a_measured_result_shows_every_seed():
     assert [run.value for run in shipped.runs] == [0.93, 0.87, 0.85]
     assert str(shipped) == "0.88 (0.85 to 0.93; seeds 0, 1, 2)"
     assert "SEED" in shipped.command
+    found = [judge(claim) for claim in ledger().claims if claim.run == "lenet5-mnist"]
+    assert {(one.verdict, one.found) for one in found} == {("measured", str(shipped))}
     with pytest.raises(InputError, match="no measured result 'lenet6'"):
         result("lenet6")
 

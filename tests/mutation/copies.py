@@ -62,6 +62,8 @@ def run_all(runs: Iterable[Run], jobs: int) -> Iterator[Outcome]:
 
 
 def _outcome(context: ForkServerContext, run: Run) -> Outcome:
+    if not run.tests:
+        return Outcome(5, "", {})  # pytest's status for no tests
     with tempfile.TemporaryDirectory(prefix="deepen-mutate-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for part in ("src", "tests", "docs"):

@@ -111,11 +111,12 @@ def unchanged(runs: list[Run], jobs: int) -> list[Outcome] | None:
 def report(change: Change, outcome: Outcome) -> bool:
     """Say what came of it; whether it was caught."""
     what = change.what if len(change.what) <= 70 else f"{change.what[:67]}..."
-    if outcome.status in (1, None):  # a test has failed, or hung; any other: it was not run
+    chosen = change.run.chosen
+    # A test has failed, or hung, or what passed before cannot be imported; else it was not run.
+    if outcome.status in ((1, None) if chosen is None else (1, 2, None)):
         test = re.search(r"^(?:FAILED|ERROR) (?:\S+::)?(\S+)", outcome.output, re.MULTILINE)
         say(f"caught    {change.place} {what:70} {test[1] if test else outcome.output}")
         return True
-    chosen = change.run.chosen
     fault = "SURVIVED" if outcome.status == 0 else "NOT RUN " if chosen != {} else "NO TEST "
     say(f"{fault}  {change.place} {what}\n{change.diff()}")
     if fault == "NOT RUN ":

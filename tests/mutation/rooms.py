@@ -77,6 +77,8 @@ def draw(names: list[str]) -> tuple[list[Drawn], list[str]]:
         equivalent = sum(bool(one.equivalent) for one in found)
         if equivalent > len(found) * LISTED["equivalent_at_most"]:
             faults.append(f"{equivalent} of {len(found)} are listed as equivalent: too many")
+        if len(found) < LISTED["changes_at_least"]:
+            faults.append(f"{len(found)} changes: too few")
     return found, faults
 
 
