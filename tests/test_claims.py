@@ -415,6 +415,25 @@ def test_a_verdict_that_no_longer_holds_is_wrong():
     assert "nearest: lenet5" in gone.wrong
 
 
+@pytest.mark.parametrize(
+    ("stated", "count", "expect", "verdict"),
+    [
+        ("60,000", 60_000, "exact", "agrees"),
+        ("3.6e9", 3_644_493_824, "rounds", "agrees"),
+        ("3.8e9", 3_857_973_248, "truncates", "agrees"),
+        ("600 K", 589_824, "rounds loosely", "agrees"),
+        ("<1M", 60_000, "within the bound", "agrees"),
+        ("1,516", 2_416, "differs", "differs"),
+    ],
+)
+def test_how_it_agrees_and_whether(stated: str, count: int, expect: str, verdict: str):
+    counted = "" if expect == "exact" else f"{count:,}"
+    changes = {"stated": stated, "measure": str(count), "expect": expect, "counted": counted}
+    claim = Claim.model_validate({**CLAIM, **changes, "reason": "a slip"})
+    assert judge(claim) == Judged(claim, verdict, expect, f"{count:,}")
+    assert claim.verdict == verdict
+
+
 def test_needing_data_is_no_agreement():
     changes = {"kind": "accuracy", "measure": "", "needs": "deepen train mnist"}
     claim = Claim.model_validate({**CLAIM, **changes, "expect": "needs data"})

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import ForkServerContext
@@ -76,7 +77,7 @@ def _outcome(context: ForkServerContext, run: Run) -> Outcome:
         process.start()
         process.join(LIMIT_S)
         with contextlib.suppress(ProcessLookupError):  # what hangs, and what a test left behind
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
         try:
             return Outcome(*json.loads((folder / "outcome.json").read_text("utf-8")))
@@ -91,6 +92,17 @@ def _in_process(run: Run, folder: Path) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
     (folder / "tmp").mkdir()
     sys.path.insert(0, os.environ["PYTHONPATH"])
+    try:
+        found = _tested(run, folder)
+    except Exception:  # ours, not a test's
+        found = Outcome(3, traceback.format_exc(), {})
+    part = folder / "outcome.part"
+    part.write_text(json.dumps(found), "utf-8")
+    part.rename(folder / "outcome.json")
+    os._exit(0)  # threads that a test left do not hold it up
+
+
+def _tested(run: Run, folder: Path) -> Outcome:
     import pytest
     import reach
 
@@ -107,8 +119,4 @@ def _in_process(run: Run, folder: Path) -> None:
     import deepen
 
     assert Path(deepen.__file__ or "").is_relative_to(folder.resolve()), deepen.__file__
-    found = Outcome(int(status), output.getvalue(), reached.found if reached else {})
-    part = folder / "outcome.part"
-    part.write_text(json.dumps(found), "utf-8")
-    part.rename(folder / "outcome.json")
-    os._exit(0)  # threads that a test left do not hold it up
+    return Outcome(int(status), output.getvalue(), reached.found if reached else {})
