@@ -53,9 +53,11 @@ class Reached:
         self.file = folder / "reached.txt"
         os.environ["DEEPEN_REACHED"] = str(self.file)
         (folder / "src/_reached.py").write_text(PROBE, "utf-8")
-        from _reached import SEEN
+        import _reached
+        import torch
 
-        self.seen: set[str] = SEEN
+        torch.compiler.assume_constant_result(_reached.reached)  # traced, it is called as it is
+        self.seen: set[str] = _reached.SEEN
 
     def _take(self) -> set[str]:
         """What was reached since it was last asked."""
