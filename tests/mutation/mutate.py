@@ -80,13 +80,12 @@ def read(names: list[str]) -> tuple[list[Change], list[str]]:
 def of_rooms(drawn: list[rooms.Drawn], reached: dict[str, tuple[float, list[str]]]) -> list[Change]:
     """Their changes, with the tests that reach them."""
     changes = []
-    for room, file, mutant, _ in drawn:
-        one = rooms.Drawn(room, file, mutant, "")
-        run = one.run(reached)
-        path = str(rooms.SOURCES / file)
-        old, new = (" ".join(text.split()) for text in (mutant.old, mutant.new))
-        what = f"{mutant.rule:10} {old} -> {new}"
-        changes.append(Change(f"{file}:{mutant.line:<4}", what, path, run.sources[path], run))
+    for one in drawn:
+        run, path = one.run(reached), str(rooms.SOURCES / one.file)
+        old, new = (" ".join(text.split()) for text in (one.mutant.old, one.mutant.new))
+        what = f"{one.mutant.rule:10} {old} -> {new}"
+        place = f"{one.file}:{one.mutant.line:<4}"
+        changes.append(Change(place, what, path, run.sources[path], run))
     return changes
 
 
