@@ -15,7 +15,7 @@ help:
 	@echo "make demo      train two networks on handwritten digits, against two baselines (about a minute)"
 	@echo "make test      the checks, then the tests"
 	@echo "make test-all  the same with the slow tests"
-	@echo "make mutate    change each network in one place at a time: the tests must notice (minutes)"
+	@echo "make mutate    change the sources in one place at a time: the tests must notice (up to 40 minutes)"
 	@echo "make torture   kill, cut and starve training runs: nothing may be lost (minutes; as root)"
 	@echo "make check     ruff, pyright and the import contract"
 	@echo "make format    let ruff format and fix"

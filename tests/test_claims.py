@@ -17,6 +17,7 @@ import pytest
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from typer.testing import CliRunner
 
@@ -347,6 +348,13 @@ def test_what_a_table_says_of_all_claims_is_each_ones_own_to_change():
     assert (c.measure, c.needs, c.networks) == ("", "deepen train mnist", ("mlp",))
 
 
+def test_a_claim_that_was_read_cannot_be_changed():
+    claim = Claim.model_validate(CLAIM)
+    with pytest.raises(ValidationError, match="frozen"):
+        claim.stated = "61,706"
+    assert claim.stated == "60,000"
+
+
 def test_ids_are_given_once():
     with pytest.raises(ValueError, match=r"given twice: a\.b"):
         Ledger(claims=(Claim.model_validate(CLAIM),) * 2)
@@ -407,6 +415,25 @@ def test_a_verdict_that_no_longer_holds_is_wrong():
     assert "nearest: lenet5" in gone.wrong
 
 
+@pytest.mark.parametrize(
+    ("stated", "count", "expect", "verdict"),
+    [
+        ("60,000", 60_000, "exact", "agrees"),
+        ("3.6e9", 3_644_493_824, "rounds", "agrees"),
+        ("3.8e9", 3_857_973_248, "truncates", "agrees"),
+        ("600 K", 589_824, "rounds loosely", "agrees"),
+        ("<1M", 60_000, "within the bound", "agrees"),
+        ("1,516", 2_416, "differs", "differs"),
+    ],
+)
+def test_how_it_agrees_and_whether(stated: str, count: int, expect: str, verdict: str):
+    counted = "" if expect == "exact" else f"{count:,}"
+    changes = {"stated": stated, "measure": str(count), "expect": expect, "counted": counted}
+    claim = Claim.model_validate({**CLAIM, **changes, "reason": "a slip"})
+    assert judge(claim) == Judged(claim, verdict, expect, f"{count:,}")
+    assert claim.verdict == verdict
+
+
 def test_needing_data_is_no_agreement():
     changes = {"kind": "accuracy", "measure": "", "needs": "deepen train mnist"}
     claim = Claim.model_validate({**CLAIM, **changes, "expect": "needs data"})
@@ -419,6 +446,8 @@ def test_a_measured_result_shows_every_seed():
     assert [run.value for run in shipped.runs] == [0.93, 0.87, 0.85]
     assert str(shipped) == "0.88 (0.85 to 0.93; seeds 0, 1, 2)"
     assert "SEED" in shipped.command
+    found = [judge(claim) for claim in ledger().claims if claim.run == "lenet5-mnist"]
+    assert {(one.verdict, one.found) for one in found} == {("measured", str(shipped))}
     with pytest.raises(InputError, match="no measured result 'lenet6'"):
         result("lenet6")
 

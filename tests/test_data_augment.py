@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from deepen.data.augment import (
     Augmentation,
+    _lighting,
     augment_batch,
     augment_fitted,
     augment_pixels,
@@ -341,6 +342,11 @@ def test_lighting_is_the_formula_of_alexnet():
     assert np.ptp(out.reshape(50, -1, 3), axis=1).max() == 0  # one shift for the whole picture
 
 
+def test_lighting_is_made_where_the_pictures_are():
+    """On a device without memory, as a GPU is not always there: nothing of it is made elsewhere."""
+    assert _lighting(0.1, torch.rand(4, 3, device="meta")).device.type == "meta"
+
+
 def test_lighting_is_finite_at_both_ends():
     augmentation = Augmentation(lighting=0.1)
     images = torch.full((2, 2, 2, 3), 128, dtype=torch.uint8)
@@ -454,6 +460,7 @@ def test_parts_that_came_later_change_no_draw_of_the_others():
 
 def test_numbers_of_draws():
     assert Augmentation().draws == 0
+    assert Augmentation().magnitude == 9  # Cubuk et al. 2019, section 4.4: ResNet-50 on ImageNet
     assert Augmentation(crop="pad", flip=True).draws == 3
     assert Augmentation(crop="random_resized", flip=True, jitter=0.4, lighting=0.1).draws == 30
 

@@ -423,6 +423,20 @@ def test_a_bomb_is_refused_by_its_header(side: int, monkeypatch: pytest.MonkeyPa
         open_picture(png(side, side, 8, 2, None))
 
 
+@pytest.mark.parametrize("name", ["png", "jpeg"])
+def test_only_the_decoder_of_its_signature_sees_a_file(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow has forty others, and would ask each of them."""
+    asked: list[bytes] = []
+    monkeypatch.setattr(Image, "ID", ["SPY", *Image.ID])
+    monkeypatch.setitem(Image.OPEN, "SPY", (Image.Image, asked.append))
+    Image.open(io.BytesIO(ENCODED[name]))
+    assert len(asked) == 1
+    open_picture(ENCODED[name])
+    assert len(asked) == 1
+
+
 def test_max_pixels_counts_width_times_height() -> None:
     assert open_picture(ENCODED["png"], max_pixels=37 * 53).size == (53, 37)
     with pytest.raises(PictureError, match="53x37 px, above the cap of 1,960 pixels"):

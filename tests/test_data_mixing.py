@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from scipy import stats
 from timm.data.mixup import rand_bbox
 
@@ -92,6 +93,25 @@ def test_probability_and_switch():
     assert torch.equal(
         mixed(Mixing(mixup=1.0, probability=0), kept).images[:, 0, 0, 0], kept.float()
     )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mixup": -0.1},
+        {"cutmix": -0.1},
+        {"mixup": float("nan")},
+        {"cutmix": float("inf")},
+        {"probability": 1.5},
+        {"switch": -0.5},
+        {"mixups": 1.0},
+    ],
+)
+def test_impossible_mixing(fields):
+    with pytest.raises(ValidationError):
+        Mixing(**fields)
+    assert not Mixing().active
+    assert Mixing(cutmix=0.1).active
 
 
 @given(st.integers(1, 12), st.integers(0, 6), st.sets(st.integers(0, 11)))

@@ -10,14 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sklearn import metrics as sk
 from torch import nn
 
 from deepen.data.decode import PictureError
 from deepen.data.preprocess import Preprocessing
 from deepen.errors import InputError, WorkError
-from deepen.evaluation.metrics import Scores, score
-from deepen.evaluation.protocols import describe_one_crop, predict_logits
+from deepen.evaluation.metrics import Figures, Scores, score
+from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,6 +103,16 @@ def test_scores_survive_json():
     assert scores.per_class[3].recall == 0
 
 
+def test_what_was_scored_cannot_be_changed():
+    scores = score(torch.eye(2), torch.tensor([0, 1]), "ab", protocol="")
+    figures = Figures(num_samples=1, num_skipped=0, figures={"mae": 0.5}, protocol="")
+    for part, field in ((scores, "top1"), (scores.per_class[0], "recall"), (figures, "protocol")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, field, 0)
+    with pytest.raises(ValidationError, match="extra"):
+        Figures.model_validate({**figures.model_dump(), "top1": 1})
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "error", "words"),
     [
@@ -168,6 +179,22 @@ def test_no_picture_at_all_is_refused():
     batch = _batch(torch.zeros(0, 3, 2, 2), 0, (PictureError("x.jpg", "empty file"),))
     with pytest.raises(InputError, match=r"none of 1 pictures .*x\.jpg: empty file"):
         predict_logits(_model(), [batch], device="cpu")
+
+
+def test_a_process_whose_pictures_are_all_bad_gathers_empty_parts():
+    broken = PictureError("x.jpg", "empty file")
+    others = Predictions(torch.ones(2, 3), torch.tensor([1, 2]), torch.tensor([4, 6]), ())
+    handed_over: list[Predictions] = []
+
+    def gather(part: Predictions) -> Predictions:
+        handed_over.append(part)
+        return others
+
+    batch = _batch(torch.zeros(0, 3, 2, 2), 0, (broken,))
+    assert predict_logits(_model(), [batch], device="cpu", gather=gather) is others
+    ((logits, labels, indices, bad),) = handed_over
+    assert (len(logits), len(labels), len(indices), bad) == (0, 0, 0, (broken,))
+    assert (labels.dtype, indices.dtype) == (torch.int64, torch.int64)
 
 
 def test_protocol_in_words():

@@ -7,15 +7,20 @@ import contextlib
 import io
 import json
 import math
+import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from deepen.data.preprocess import Preprocessing
@@ -23,6 +28,7 @@ from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores, score
 from deepen.models import create_model
 from deepen.report.page import write_report
+from deepen.report.search import search_charts
 from deepen.weights import Card, save_weights
 
 VOID = {"meta", "link", "br", "img"}
@@ -289,6 +295,11 @@ def test_recipe_versions_and_protocol_are_said(tmp_path):
     assert pairs["schedule.milestones"] == "[0.5, 0.75]"
     assert (pairs["torch"], pairs["threads"], pairs["in all"]) == ("2.15.0", "2", "12 min 11 s")
     assert pairs["started"] == "2 March 2026, 09:14 UTC"
+    rates = [2210 + 40 * math.sin(epoch) for epoch in range(1, 25)]
+    assert pairs["speed"] == f"{np.median(rates):,.0f} images/s"
+    assert (pairs["an epoch"], pairs["epochs"]) == ("20 s", "24")
+    assert (pairs["training"], pairs["test"]) == ("45,000", "10,000")
+    assert pairs["fingerprint"] == "9b1f9b1f9b1f9b1f"  # 16 of 64 digits
     everything = page.text("main")
     assert "cifar10, test split, 2,000 pictures, one crop" in everything
     assert "The weights of the best epoch on 5,000 validation pictures" in everything
@@ -321,6 +332,27 @@ def test_commonest_confusions_are_the_largest_counts(tmp_path):
     said = shown[1].split()[0]
     true = shown[0].split()[0]
     assert confusion[CIFAR10.index(true), CIFAR10.index(said)] == counts[0]
+
+
+def test_cells_are_tinted_by_their_share_of_the_row(tmp_path):
+    """Right answers by the share, errors by its square root."""
+    run = make_run(tmp_path / "run", ["ants", "bees", "wasps"])
+    document = json.loads((run / "scores.json").read_text("utf-8"))
+    document["scores"]["confusion"] = [[3, 1, 0], [0, 5, 0], [0, 0, 0]]
+    (run / "scores.json").write_text(json.dumps(document), "utf-8")
+    styles = [a.get("style") or "" for tag, a in Page(write_report(run)).tags if tag == "td"]
+    shades = [float(style.split(":")[1]) for style in styles if style.startswith("--shade")]
+    assert shades == [0.75, 0.5, 0, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("side_px", "small"), [(4, True), (64, True), (65, False)])
+def test_small_pictures_are_enlarged_without_smoothing(tmp_path, side_px, small):
+    run = make_run(tmp_path / "run")
+    mistakes = make_mistakes(CIFAR10, 2, side_px)
+    (run / "mistakes.json").write_text(json.dumps(mistakes), "utf-8")
+    tags = Page(write_report(run)).tags
+    shown = [a for tag, a in tags if tag == "img" and "taken for" in (a["alt"] or "")]
+    assert [a.get("class") == "pixels" for a in shown] == [small, small]
 
 
 def test_names_that_are_no_unicode_are_survived(tmp_path):
@@ -383,6 +415,75 @@ def test_gaps_and_huge_ranges_in_the_metrics(tmp_path):
     assert "(log scale)" in page.text("curves")
     assert {"1000", "0.001"} <= {text for path, text in page.texts if "svg" in path}
     assert page.tables["epochs"][3][2] == "–"
+
+
+@pytest.mark.parametrize("worst", ["0", "-1e-5"])
+def test_only_a_loss_above_nothing_has_a_log_scale(tmp_path, worst):
+    """Not one that reaches zero, and not top-1, whatever its range."""
+    run = make_run(tmp_path / "run")
+    lines = (run / "metrics.csv").read_text("utf-8").splitlines()
+    lines[3] = f"3,1053,0.1,{worst},0.001,2.2,0.9,,2000,20"
+    (run / "metrics.csv").write_text("\n".join(lines), "utf-8")
+    assert "(log scale)" not in Page(write_report(run)).text("curves")
+
+
+FOUND: dict[str, Any] = {
+    "trials": [
+        {"number": 0, "state": "complete", "top1": 0.5, "values": {"lr": 0.1, "wd": 1e-4}},
+        {"number": 1, "state": "pruned", "top1": 0.7, "values": {"lr": 0.2, "wd": 1e-3}},
+        {"number": 2, "state": "complete", "top1": 0.4, "values": {"lr": 0.01, "wd": 1e-4}},
+        {"number": 3, "state": "complete", "top1": 0.9, "values": {"lr": 0.3, "wd": 1e-3}},
+        {"number": 4, "state": "fail", "top1": None, "values": {"lr": 0.5, "wd": 1e-3}},
+    ],
+    "importances": {"lr": 0.75, "wd": 0.25},
+    "space": {"lr": {"low": 0.01, "high": 1.0, "log": True}, "wd": {"choices": [1e-4, 1e-3]}},
+}
+
+
+def test_charts_of_a_search_by_hand(monkeypatch):
+    """Pruned trials are drawn and are never the best; failed ones are not drawn."""
+    drawn: dict[str, Axes] = {}
+
+    def draw(title: str, paint: Callable[[Axes], None], **_: float) -> str:
+        drawn[title] = Figure().add_subplot()
+        paint(drawn[title])
+        return title
+
+    monkeypatch.setattr("deepen.report.search.draw", draw)
+    titles = ["Trials", "Importance", "lr", "wd"]
+    assert search_charts(FOUND) == [{"title": title, "svg": title} for title in titles]
+    (best,) = drawn["Trials"].lines
+    assert np.array_equal(best.get_xydata(), [[0, 0.5], [2, 0.5], [3, 0.9]])
+    assert best.get_drawstyle() == "steps-post"
+    for title, places in (("Trials", [0, 2, 3, 1]), ("lr", [0.1, 0.01, 0.3, 0.2])):
+        points = [c.get_offsets() for c in drawn[title].collections]  # whole ones, then pruned
+        assert [len(part) for part in points] == [3, 1]
+        assert np.array_equal(
+            np.concatenate(points), [*zip(places, [0.5, 0.4, 0.9, 0.7], strict=True)]
+        )
+    assert drawn["lr"].get_xscale() == "log"
+    assert [tick.get_text() for tick in drawn["wd"].get_xticklabels()] == ["0.0001", "0.001"]
+    bars = drawn["Importance"]
+    assert [bar.get_width() for bar in bars.patches] == [0.25, 0.75]  # from below
+    assert [tick.get_text() for tick in bars.get_yticklabels()] == ["wd", "lr"]
+    assert bars.get_xlim() == (0, 1)
+    gaps = np.diff([bar.get_y() for bar in bars.patches]) - bars.patches[0].get_height()
+    assert (gaps > 0.2).all()
+
+
+def test_a_search_of_which_nothing_came_has_no_charts():
+    failed = [trial for trial in FOUND["trials"] if trial["top1"] is None]
+    assert search_charts({**FOUND, "trials": failed}) == []
+    constant = {**FOUND, "importances": {}}
+    assert [chart["title"] for chart in search_charts(constant)] == ["Trials", "lr", "wd"]
+
+
+def test_the_names_beside_the_bars_have_room():
+    long = {"optimizer.weight_decay": 0.6, "loss.label_smoothing": 0.4}
+    svg = search_charts({**FOUND, "importances": long})[1]["svg"]
+    for name in long:  # they end at x; a letter is 7 px wide at most
+        (end,) = re.findall(rf'text-anchor: end[^<]* x="([\d.]+)"[^<]*>{re.escape(name)}<', svg)
+        assert float(end) > 7 * len(name)
 
 
 def test_quarantined_pictures_are_listed(tmp_path):

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepen import api
 from deepen.claims import measured
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
-from deepen.models import create_model
+from deepen.models import create_model, get_architecture
 from deepen.report.page import write_report
 from deepen.studies import activation, blocks, construction, depth, regularization, shallow, width
 from deepen.studies.arms import model_of
@@ -27,7 +28,16 @@ from deepen.studies.conduct import Order, conduct, do_trial
 from deepen.studies.networks import net, paper_block
 from deepen.studies.page import draw, ledger_entries, markdown, table, write_pages
 from deepen.studies.responses import layer_profiles
-from deepen.studies.study import Arm, Pictures, Results, Trial, compared, judged
+from deepen.studies.study import (
+    Arm,
+    Measure,
+    Pictures,
+    Results,
+    Trial,
+    compared,
+    judged,
+    named,
+)
 from deepen.training.progress import Row, Silent
 from deepen.training.request import Here
 from deepen.weights import load_weights
@@ -362,6 +372,42 @@ def test_comparison_is_seed_by_seed():
     assert found.verdict == "seeds disagree"
     assert found.found.endswith("less with 1 of 2 seeds")
     assert compared(results, "a", "c", "", "").verdict == "not measured"
+
+
+def test_a_cell_is_mean_and_deviation_by_hand():
+    """Of 10 and 13: 11.5, and with n - 1 the root of 4.5."""
+    results = results_of({"a": 10.0, "b": 0.125, "c": 7.0}, "error")
+    results.trials.append(Trial(arm="a", seed=1, measures={"error": 13.0}))
+    results.trials.append(Trial(arm="c", seed=1, measures={"error": 7.0}))
+    cells = [results.cell(arm, Measure("error", "error, %")) for arm in "abcd"]
+    assert cells == ["11.5 ± 2.1", "0.1", "7.0", "–"]
+    assert results.cell("b", Measure("error", "error, %", 3)) == "0.125"
+    assert results.cell("b", Measure("other", "other")) == "–"
+    assert results.arms() == ["a", "b", "c"]
+    assert math.isnan(results.mean("d", "error"))
+
+
+def test_a_conclusion_feeds_the_ledger_with_four_digits():
+    found = judged("", "", "", "", holds=True).feeding("a.b", "error, %", {0: 1.23456, 3: 2.0})
+    assert (found.claim, found.quantity, found.figures) == (
+        "a.b",
+        "error, %",
+        {0: 1.2346, 3: 2.0},
+    )
+
+
+def test_an_arm_of_the_registry_takes_what_its_network_does():
+    plain = named("a", "resnet20")
+    assert (plain.changes, plain.model) == ({}, "resnet20")
+    assert plain.takes == get_architecture("resnet20").takes
+    changed = named("b", "resnet20", {"optimizer.lr": 0.5})
+    assert changed.changes == {"optimizer.lr": 0.5}
+    assert named("c", "package.module:factory").takes is None
+
+
+def test_a_trial_takes_nothing_that_it_does_not_know():
+    with pytest.raises(ValidationError, match="lost"):
+        Trial.model_validate({"arm": "a", "seed": 0, "lost": 1})
 
 
 def test_regularization_has_to_close_the_gap_and_lower_the_test_error():

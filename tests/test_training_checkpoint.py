@@ -141,6 +141,16 @@ def test_tidy_sets_damaged_ones_aside_and_clears_what_a_kill_left(tmp_path):
     assert load_checkpoint(tmp_path).state == {"step": 2}
 
 
+def test_tidy_drops_what_a_kill_before_the_last_step_of_a_save_left(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, tensors(step), {"step": step})
+    shutil.copytree(tmp_path / "000001", tmp_path / "kept")
+    save_checkpoint(tmp_path, tensors(3), {"step": 3})
+    (tmp_path / "kept").rename(tmp_path / "000001")  # renamed, and killed before it was dropped
+    tidy(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000002", "000003"]
+
+
 def test_a_second_interrupt_in_a_save_leaves_no_litter(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, tensors(1), {"step": 1})
 

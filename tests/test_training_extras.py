@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import signal
@@ -204,6 +205,19 @@ def test_a_process_without_a_picture_still_has_one_part(count, parts):
     assert all(len(part.labels) for part in pieces) or count == 0
 
 
+@pytest.mark.parametrize(
+    ("count", "parts", "sizes"),
+    [(10, 3, [4, 4, 2]), (4, 3, [2, 2]), (3, 2, [2, 1]), (2, 2, [1, 1]), (5, 1, [5])],
+)
+def test_the_parts_of_a_batch_by_hand(count, parts, sizes):
+    batch = Batch(torch.zeros(count, 1, 2, 2), torch.zeros(count).long(), torch.arange(count))
+    pieces = [*micro_batches(batch, parts)]
+    assert [len(part.labels) for part, _ in pieces] == sizes
+    if parts > 1:
+        shares = [share.item() for _, share in pieces if share is not None]
+        assert shares == pytest.approx([size / count for size in sizes])
+
+
 def test_an_accumulating_run_is_the_plain_one_within_rounding(tmp_path):
     words = {"model": "lenet5_relu", "recipe": "quick"}
     changes = {**SHORT, "length.epochs": 1}
@@ -273,6 +287,13 @@ def test_rates_fall_from_the_head_to_the_stem():
     assert sum(len(g["params"]) for g in spared.param_groups) == len(rates)
     for group in spared.param_groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
+
+
+def test_the_rate_that_metrics_say_is_the_heads(tmp_path):
+    changes = {"schedule": {"name": "constant"}, "optimizer.lr": 0.01, "finetune.lr_decay": 0.5}
+    words = {"model": "lenet5_relu", "recipe": "quick", "changes": {**SHORT, **changes}}
+    with open(train(tmp_path, "run", **words) / "metrics.csv") as file:
+        assert {row["lr"] for row in csv.DictReader(file)} == {"0.01"}
 
 
 @pytest.mark.parametrize("name", ["vgg11", "densenet121", "googlenet", "lenet5", "resnet20"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from deepen import api
 from deepen.data.sources import open_source
@@ -95,6 +96,18 @@ def test_layers_without_counterpart_are_refused():
             copy_layers(a, create_model(target, 4), init, "w")
     with pytest.raises(InputError, match=r"classifier.6 does not fit classifier.6"):
         copy_layers(a, create_model("vgg13", 5), PaperInit(first=4, last=3), "w")
+
+
+def test_the_first_layers_leave_the_last_ones_free():
+    """A layer of the first's shape stands among the last: that one has its own counterpart."""
+    source = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    target = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4), nn.Linear(4, 4))
+    with pytest.raises(InputError, match="0 fits no layer"):
+        copy_layers(source, target, PaperInit(first=1, last=1), "w")
+    target = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4))
+    assert copy_layers(source, target, PaperInit(first=1, last=1), "w") == "0, 2 -> 3"
+    assert torch.equal(target[3].weight, source[2].weight)
+    assert not torch.equal(target[2].weight, source[2].weight)
 
 
 def test_without_counts_layers_go_by_name_and_shape():

@@ -21,6 +21,8 @@ from PIL import Image
 from deepen import api
 from deepen.data.loader import Batch
 from deepen.errors import InputError, Interrupted, Preempted, WorkError
+from deepen.training.checkpoint import load_checkpoint
+from deepen.training.distributed import Processes
 from deepen.training.optimizer import Objective
 from deepen.training.progress import Silent
 from deepen.training.recipe import load_recipe
@@ -90,6 +92,21 @@ def test_stops_in_a_row(whole, tmp_path):
         with pytest.raises(Preempted):
             api.train(resume=str(tmp_path / "run"), reporter=StopAt(batches, signal.SIGTERM))
     assert digest(api.train(resume=str(tmp_path / "run")).run) == digest(whole)
+
+
+def test_a_stop_is_raised_once_all_know_that_it_is_saved(tmp_path, monkeypatch):
+    """Of several processes the first to end would end the one that writes."""
+    seen: list[tuple[object, bool]] = []
+    gather = Processes.gather
+
+    def watched(self: Processes, document: object, *timeout_s: float) -> list[object]:
+        seen.append((document, load_checkpoint(tmp_path / "run" / "checkpoints") is not None))
+        return gather(self, document, *timeout_s)
+
+    monkeypatch.setattr(Processes, "gather", watched)
+    with pytest.raises(Interrupted):
+        train(tmp_path, "run", **RESNET, reporter=StopAt(2))
+    assert seen[-1] == ("saved", True)
 
 
 def test_two_runs_are_equal_and_other_seeds_are_not(whole, tmp_path):

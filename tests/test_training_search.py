@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +20,8 @@ from deepen.training.plan import settle
 from deepen.training.progress import Silent
 from deepen.training.recipe import Span, load_recipe
 from deepen.training.request import Here, Request
-from deepen.training.search import Order, space_of
+from deepen.training.search import Order, _Judged, _pruner, _within, space_of
+from deepen.training.task import Classification
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed: deepen[search]")
 
@@ -58,6 +62,11 @@ def test_a_search_ends_with_a_test_and_a_report(whole):
     folder, best = whole.folder, whole.found.best
     assert [t.state for t in whole.found.trials] == ["complete"] * 3
     assert best.top1 == max(t.top1 for t in whole.found.trials)
+    for trial in whole.found.trials:  # what it reached is what its best epoch's row says
+        with open(Path(trial.run) / "metrics.csv") as file:
+            rows = [*csv.DictReader(file)]
+        assert trial.top1 == max(float(row["eval_top1"]) for row in rows)
+        assert trial.epochs == len(rows) == 2
     defaults = load_recipe("quick", TINY)
     first = whole.found.trials[0].values
     assert first["optimizer.lr"] == defaults.optimizer.lr  # the recipe as it stands comes first
@@ -256,12 +265,85 @@ def test_a_hopeless_trial_is_pruned_and_a_diverged_one_is_the_worst(tmp_path):
     assert any("the loss is" in line for line in told.lines)
 
 
+def order_of(pruner: str) -> Order:
+    """No more of an order than its pruner."""
+    return cast("Order", SimpleNamespace(pruner=pruner))
+
+
+@pytest.mark.parametrize("whole", [2, 3])
+def test_the_median_rule_by_hand(whole):
+    """Below the median of three whole trials or more, from the second epoch on."""
+    study = optuna.create_study(direction="maximize", pruner=_pruner(order_of("median")))
+    for top1 in (0.4, 0.5, 0.6)[:whole]:
+        trial = study.ask()
+        for epoch in (1, 2):
+            trial.report(top1, epoch)
+        study.tell(trial, top1)
+    stopped = []
+    for top1 in (0.45, 0.55):
+        trial = study.ask()
+        trial.report(0.1, 1)
+        early = trial.should_prune()
+        trial.report(top1, 2)
+        stopped.append((early, trial.should_prune()))
+    assert stopped == [(False, whole == 3), (False, False)]
+
+
+def test_pruners_are_optunas_by_their_names():
+    names = {name: type(_pruner(order_of(name))).__name__ for name in ("none", "hyperband")}
+    assert names == {"none": "NopPruner", "hyperband": "HyperbandPruner"}
+
+
+def test_only_an_epoch_before_the_last_is_pruned():
+    """Each epoch is told by its number, and the loss is the best epoch's."""
+
+    class Hopeless:
+        def __init__(self) -> None:
+            self.told: list[tuple[float, int]] = []
+            self.attributes: dict[str, object] = {}
+
+        def report(self, value: float, step: int) -> None:
+            self.told.append((value, step))
+
+        def should_prune(self) -> bool:
+            return True
+
+        def set_user_attr(self, key: str, value: object) -> None:
+            self.attributes[key] = value
+
+    trial = Hopeless()
+    judged = _Judged(Silent(), cast("Any", trial), Classification(load_recipe("quick"), "ab"))
+    rows = [{"epoch": n, "eval_top1": t, "eval_loss": 1.0 - t} for n, t in ((1, 0.75), (2, 0.5))]
+    with pytest.raises(optuna.TrialPruned):
+        judged.epoch(rows[0], 2)
+    judged.epoch(rows[1], 2)
+    assert trial.told == [(0.75, 1), (0.5, 2)]
+    assert trial.attributes == {"epochs": 2, "loss": 0.25}
+
+
+def test_the_recipe_is_tried_first_only_within_the_space():
+    space = {
+        "optimizer.lr": Span(low=0.01, high=0.1),
+        "optimizer.name": Span(choices=["sgd", "adamw"]),
+    }
+    inside = {"optimizer.lr": 0.1, "optimizer.name": "adamw"}
+    assert _within(inside, space)
+    assert _within({**inside, "optimizer.lr": 0.01}, space)
+    for outside in ({"optimizer.lr": 0.2}, {"optimizer.lr": None}, {"optimizer.name": "rmsprop"}):
+        assert not _within({**inside, **outside}, space)
+
+
 def test_spaces_are_the_recipes_or_a_usual_one_that_is_said():
     quick = load_recipe("quick")
     assert space_of(quick)[0] == quick.search
     space, words = space_of(load_recipe("resnet-cifar"))
     assert space["optimizer.lr"] == Span(low=0.01, high=1.0, log=True)
     assert space["optimizer.weight_decay"].high == pytest.approx(1e-3)
+    assert space["loss.label_smoothing"] == Span(low=0.0, high=0.2)
+    wide = load_recipe("resnet-cifar", {"loss.label_smoothing": 0.3, "optimizer.weight_decay": 0})
+    assert space_of(wide)[0]["loss.label_smoothing"].high == 0.3
+    decays = space_of(wide)[0]["optimizer.weight_decay"]
+    assert (decays.low, decays.high) == pytest.approx((1e-5, 1e-3))  # a decade round 1e-4
     assert "declares none" in words
     assert "optimizer.lr 0.01 to 1 (log)" in words
     assert "loss.label_smoothing" not in space_of(load_recipe("rsb-a3"))[0]

@@ -16,7 +16,7 @@ from deepen.baselines.probe import Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
-from deepen.data.sources import PictureSet
+from deepen.data.sources import PictureSet, open_source
 from deepen.data.tags import tags_of
 from deepen.deployment.pictures import Source, find_pictures
 from deepen.deployment.predictor import Prediction, Predictor

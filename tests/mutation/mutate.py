@@ -1,119 +1,92 @@
-"""Do the tests notice? Each architecture is changed in one place at a time; its tests must fail.
+"""Do the tests notice? The sources are changed in one place at a time; a test must fail.
 
-    python tests/mutation/mutate.py [--jobs 2] [ARCHITECTURE...]
+    python tests/mutation/mutate.py [--jobs 2] [NAME...]
 
-The changes are in mutations.toml: a stride, a width, a padding, a shortcut or branch of each file
-in src/deepen/models/. Each is made in a copy of the sources in a temporary directory, where the
-tests of that architecture then run, without the slow ones and without those that compare a network
-with itself (in another form, exported), as these cannot know what it should be.
-First they must all pass on an unchanged copy.
+A name is an architecture or a room. The changes of each architecture file are in mutations.toml: a
+stride, a width, a padding, a shortcut or branch; its tests run without those that compare a network
+with itself (in another form, exported), as these cannot know what it should be. Those of the rooms
+(the loop, checkpoints, decoding, ...) are drawn by the rules in rules.py, as many as rooms.toml
+says; the tests that reach the changed line run, and what cannot be noticed is listed there with the
+reason. Each change is made in a copy of the sources in a temporary directory, and no slow test
+runs. First all tests must pass on an unchanged copy.
 
-A line for each change: caught and by which test, or SURVIVED with the change. The exit status is 1
-if one survives, if a test cannot even be run, or if the list does not fit the sources: a text that
-is not there exactly once, an architecture that is not listed, a kind that neither a change nor
-`lacks` names.
+A line for each change: caught and by which test, or SURVIVED with the change. A test that hangs has
+caught it. The exit status is 1 if one survives, if a test cannot even be run, or if a list does not
+fit the sources: a text that is not there exactly once, an architecture that is not listed, a kind
+that neither a change nor `lacks` names, a change that is listed as equivalent and not made.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
-import io
-import multiprocessing
-import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 import tomllib
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+import rooms
+from copies import ROOT, Outcome, Run, run_all
+
 MODELS = Path("src/deepen/models")
 KINDS = {"stride", "width", "padding", "branch"}
-# Tests that hold a network against nothing but itself.
-SELF = "serves or exports"
-PRELOADED = ["numpy", "pytest", "timm", "torch", "torchvision"]
+LISTED = tomllib.loads(Path(__file__).with_name("mutations.toml").read_text("utf-8"))
+# Without tests that hold a network against nothing but itself.
+OPTIONS = ("-k", "not (serves or exports)")
 
 
-class Mutation(NamedTuple):
-    """One change of one file; with an empty `old` no change."""
+class Change(NamedTuple):
+    """One change of one file: its text after it, what a line says of it, what runs."""
 
-    name: str
-    kind: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
-    @property
-    def file(self) -> Path:
-        """The file that it changes."""
-        return MODELS / f"{self.name}.py"
-
-    def apply(self, source: str) -> str:
-        """The source after the change."""
-        return source.replace(self.old, self.new) if self.old else source
+    place: str
+    what: str
+    file: str
+    text: str
+    run: Run
 
     def diff(self) -> str:
         """The lines that it changes."""
-        source = (ROOT / self.file).read_text("utf-8")
-        old, new, file = source.splitlines(), self.apply(source).splitlines(), str(self.file)
-        return "\n".join(difflib.unified_diff(old, new, file, file, lineterm="", n=1))
+        old, new = (ROOT / self.file).read_text("utf-8").splitlines(), self.text.splitlines()
+        return "\n".join(difflib.unified_diff(old, new, self.file, self.file, lineterm="", n=1))
 
 
-def read(names: list[str]) -> tuple[list[Mutation], list[str]]:
-    """The changes of these architectures, or of all, and what is wrong with the list."""
-    listed = tomllib.loads((HERE / "mutations.toml").read_text("utf-8"))
+def read(names: list[str]) -> tuple[list[Change], list[str]]:
+    """The changes of these architectures and what is wrong with the list."""
     files = sorted((ROOT / MODELS).glob("*.py"))
     wanted = {file.stem for file in files if "\nARCHITECTURES = " in file.read_text("utf-8")}
-    faults = [f"{name}: not listed" for name in sorted(wanted - set(listed))]
-    faults += [f"{name}: no architecture file" for name in sorted(set(listed) - wanted)]
-    faults += [f"{name}: not known" for name in sorted(set(names) - set(listed))]
-    mutations = []
-    for name in (n for n in listed if n in wanted and (not names or n in names)):
-        section = listed[name]
-        source = (ROOT / MODELS / f"{name}.py").read_text("utf-8")
-        found = [Mutation(name, **row, tests=(*section["tests"],)) for row in section["mutations"]]
-        kinds = {mutation.kind for mutation in found}
+    faults = [f"{name}: not listed" for name in sorted(wanted - set(LISTED))]
+    faults += [f"{name}: no architecture file" for name in sorted(set(LISTED) - wanted)]
+    changes = []
+    for name in (n for n in LISTED if n in wanted and n in names):
+        file, section = str(MODELS / f"{name}.py"), LISTED[name]
+        source = (ROOT / file).read_text("utf-8")
+        kinds = {row["kind"] for row in section["mutations"]}
         faults += [f"{name}: no {k}" for k in sorted(KINDS - kinds - set(section["lacks"]))]
         faults += [f"{name}: has {k}, and lacks it" for k in sorted(kinds & set(section["lacks"]))]
-        for mutation in found:
-            times = source.count(mutation.old)
+        for row in section["mutations"]:
+            times = source.count(row["old"])
             if times != 1:
-                faults.append(f"{name}: occurs {times} times, not once: {mutation.old!r}")
-        mutations += found
-    return mutations, faults
+                faults.append(f"{name}: occurs {times} times, not once: {row['old']!r}")
+            text = source.replace(row["old"], row["new"])
+            run = Run({file: text}, tuple(section["tests"]), OPTIONS)
+            what = f"{row['kind']:10} {' '.join(row['new'].split())}"
+            changes.append(Change(f"{name:17}", what, file, text, run))
+    return changes, faults
 
 
-def run(mutation: Mutation) -> tuple[int, str]:
-    """pytest's exit status and output on a changed copy; in a process of its own, for one run."""
-    with tempfile.TemporaryDirectory(prefix="deepen-mutate-") as folder:
-        for part in ("src", "tests"):
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".hypothesis")
-            shutil.copytree(ROOT / part, Path(folder, part), ignore=ignored)
-        shutil.copy(ROOT / "pyproject.toml", folder)
-        changed = Path(folder, mutation.file)
-        changed.write_text(mutation.apply(changed.read_text("utf-8")), "utf-8")
-        os.chdir(folder)
-        os.environ["PYTHONPATH"] = str(Path(folder, "src"))
-        sys.path.insert(0, os.environ["PYTHONPATH"])
-        import pytest
-
-        import deepen
-
-        assert Path(deepen.__file__).is_relative_to(Path(folder).resolve()), deepen.__file__
-        files = [f"tests/{file}" for file in mutation.tests]
-        options = ["-x", "-q", "-m", "not slow", "-k", f"not ({SELF})", "-p", "no:cacheprovider"]
-        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is preloaded
-        with contextlib.redirect_stdout(io.StringIO()) as output:
-            status = pytest.main([*options, *files])
-        os.chdir(ROOT)
-    return int(status), output.getvalue()
+def of_rooms(drawn: list[rooms.Drawn], reached: dict[str, tuple[float, list[str]]]) -> list[Change]:
+    """Their changes, with the tests that reach them."""
+    changes = []
+    for one in drawn:
+        run, path = one.run(reached), str(rooms.SOURCES / one.file)
+        old, new = (" ".join(text.split()) for text in (one.mutant.old, one.mutant.new))
+        what = f"{one.mutant.rule:10} {old} -> {new}"
+        place = f"{one.file}:{one.mutant.line:<4}"
+        changes.append(Change(place, what, path, run.sources[path], run))
+    return changes
 
 
 def say(line: str) -> None:
@@ -122,48 +95,72 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def report(mutation: Mutation, status: int, output: str) -> bool:
+def unchanged(runs: list[Run], jobs: int) -> list[Outcome] | None:
+    """What came of the tests on unchanged sources; None if one fails."""
+    outcomes = []
+    for run, outcome in zip(runs, run_all(runs, jobs), strict=True):
+        say(f"{'unchanged' if outcome.status == 0 else 'FAILS'} {' '.join(run.tests)}")
+        if outcome.status != 0:
+            say(outcome.output)
+            return None
+        outcomes.append(outcome)
+    return outcomes
+
+
+def report(change: Change, outcome: Outcome) -> bool:
     """Say what came of it; whether it was caught."""
-    place = f"{mutation.name:17} {mutation.kind:10}"
-    if status == 1:  # a test has failed; any other status: it was not run
-        test = re.search(r"^(?:FAILED|ERROR) \S+::(\S+)", output, re.MULTILINE)
-        changed = " ".join(mutation.new.split())
-        changed = changed if len(changed) <= 60 else f"{changed[:57]}..."
-        say(f"caught    {place} {changed:60} {test[1] if test else ''}")
+    what = change.what if len(change.what) <= 70 else f"{change.what[:67]}..."
+    chosen = change.run.chosen
+    # A test has failed, or hung, or what passed before cannot be imported; else it was not run.
+    if outcome.status in ((1, None) if chosen is None else (1, 2, None)):
+        test = re.search(r"^(?:FAILED|ERROR) (?:\S+::)?(\S+)", outcome.output, re.MULTILINE)
+        say(f"caught    {change.place} {what:70} {test[1] if test else outcome.output}")
         return True
-    say(f"{'SURVIVED' if status == 0 else 'NOT RUN '}  {place}\n{mutation.diff()}")
-    if status != 0:
-        say(output)
+    fault = "SURVIVED" if outcome.status == 0 else "NOT RUN " if chosen != {} else "NO TEST "
+    say(f"{fault}  {change.place} {what}\n{change.diff()}")
+    if fault == "NOT RUN ":
+        say(outcome.output)
     return False
+
+
+def tried(changes: Iterable[Change], jobs: int) -> int:
+    """Make each change; how many were caught."""
+    changes = list(changes)
+    outcomes = run_all([change.run for change in changes], jobs)
+    return sum(report(*pair) for pair in zip(changes, outcomes, strict=True))
 
 
 def main() -> int:
     """Run all that is asked for, two at a time."""
     parser = argparse.ArgumentParser(description="Do the tests notice?")
-    parser.add_argument("names", nargs="*", metavar="ARCHITECTURE")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="an architecture or a room")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
     asked = parser.parse_args()
     start = time.monotonic()
-    mutations, faults = read(asked.names)
+    names = asked.names or [*LISTED, *rooms.ROOMS]
+    faults = [f"{name}: not known" for name in names if name not in {*LISTED, *rooms.ROOMS}]
+    changes, more = read(names)
+    drawn, wrong = rooms.draw(asked.names)
+    faults += [*more, *wrong]
     if faults:
         say("\n".join(faults))
         return 1
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")  # each run has torch loaded already
-    context.set_forkserver_preload(PRELOADED)
-    with ProcessPoolExecutor(asked.jobs, context, max_tasks_per_child=1) as pool:
-        suites = {(test,): mutation for mutation in mutations for test in mutation.tests}
-        clean = [m._replace(old="", new="", tests=test) for test, m in suites.items()]
-        for mutation, (status, output) in zip(clean, pool.map(run, clean), strict=True):
-            say(f"{'unchanged' if status == 0 else 'FAILS'} {' '.join(mutation.tests)}")
-            if status != 0:
-                say(output)
-                return 1
-        results = zip(mutations, pool.map(run, mutations), strict=True)
-        caught = sum(report(mutation, *result) for mutation, result in results)
-    seconds = time.monotonic() - start
-    say(f"{caught} of {len(mutations)} mutations caught in {seconds / 60:.1f} minutes")
-    return int(caught < len(mutations))
+    clean = [Run({}, tests, OPTIONS) for tests in dict.fromkeys(c.run.tests for c in changes)]
+    mapped = rooms.maps({one.room for one in drawn})
+    outcomes = unchanged([*clean, *mapped], asked.jobs)
+    if outcomes is None:
+        return 1
+    say(f"unchanged in {(time.monotonic() - start) / 60:.1f} minutes")
+    reached = rooms.merged(outcomes)
+    for one in (one for one in drawn if one.equivalent):
+        say(f"equal     {one.file}:{one.mutant.line} {one.mutant.old!r}: {one.equivalent}")
+    made = [one for one in drawn if not one.equivalent]
+    changes += of_rooms(made, reached)
+    caught = tried(changes, asked.jobs)
+    seconds, listed = time.monotonic() - start, len(drawn) - len(made)
+    say(f"{caught} of {len(changes)} changes caught in {seconds / 60:.1f} minutes")
+    say(f"{listed} more are listed as equivalent")
+    return int(caught < len(changes))
 
 
 if __name__ == "__main__":

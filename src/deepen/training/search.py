@@ -304,7 +304,7 @@ def _pruner(order: Order) -> Any:
         return optuna.pruners.NopPruner()
     if order.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=1)
-    return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
+    return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2)  # epochs from 1 on
 
 
 def _sampler(seed: int, study: Study) -> Any:
