@@ -144,7 +144,7 @@ def _moved(x: Floats, radius: int, sigma: float, degrees: float) -> Floats:
 
 def _zoom_blur(x: Floats, strength: tuple[float, float], random: np.random.Generator) -> Floats:
     zooms = np.arange(1, *strength)
-    return (x + sum(_zoomed(x, zoom) for zoom in zooms)) / (len(zooms) + 1)
+    return np.stack([x, *(_zoomed(x, zoom) for zoom in zooms)]).mean(axis=0)
 
 
 def _zoomed(x: Floats, zoom: float) -> Floats:
