@@ -1,0 +1,73 @@
+"""How far a share that was measured on n pictures may be from the true one."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A share in 0..1, and where the true one lies with 95% confidence (Wilson 1927)."""
+
+    share: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def in_words(self) -> str:
+        """Example: `95.50% (95% interval 94.4 to 96.4%, n 1,797)`."""
+        low, high = 100 * self.low, 100 * self.high
+        return f"{100 * self.share:.2f}% (95% interval {low:.1f} to {high:.1f}%, n {self.n:,})"
+
+    @property
+    def complement(self) -> Interval:
+        """Of the others: the interval of an error from that of the accuracy."""
+        return Interval(1 - self.share, 1 - self.high, 1 - self.low, self.n)
+
+
+def interval(share: float, n: int) -> Interval:
+    """Of a share of n pictures; the whole of 0..1 where there are none."""
+    from scipy.stats import binomtest  # takes half a second
+
+    if n == 0:
+        return Interval(math.nan, 0.0, 1.0, 0)
+    low, high = binomtest(round(share * n), n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(share, low, high, n)
+
+
+class OverSeeds(NamedTuple):
+    """Shares of several runs that differ by their seed alone, on the same n pictures.
+
+    Attributes:
+        mean: of the runs.
+        spread: their standard deviation (n - 1); None of one run.
+        by_chance: what the deviation would be if each run had pictures of its own and nothing else
+            differed, sqrt(p (1 - p) / n): a smaller spread says that runs agree on pictures.
+        interval: of the mean, by Student's t over the runs; None of one run.
+        runs: how many.
+    """
+
+    mean: float
+    spread: float | None
+    by_chance: float
+    interval: tuple[float, float] | None
+    runs: int
+
+
+def over_seeds(shares: Sequence[float], n: int) -> OverSeeds:
+    """Mean and spread of the same figure over seeds."""
+    from scipy.stats import t
+
+    mean = statistics.fmean(shares)
+    by_chance = math.sqrt(mean * (1 - mean) / n)
+    if len(shares) == 1:
+        return OverSeeds(mean, None, by_chance, None, 1)
+    spread = statistics.stdev(shares)
+    deviations = float(t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1))
+    reach = deviations * spread / math.sqrt(len(shares))
+    return OverSeeds(mean, spread, by_chance, (mean - reach, mean + reach), len(shares))
