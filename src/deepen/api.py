@@ -372,6 +372,8 @@ def check(
     if not Path(weights).is_file() or has_card(Path(weights)):
         card = load_weights(weights, model=model).card
         scores = evaluate(weights, None if data is None else str(data), model=model, **scoring)
+        if not isinstance(scores, Scores):
+            raise InputError(f"{weights}: tells several classes a picture, which have no top-1")
         if stated is None and data in (None, card.data) and "top1" in card.score:
             stated = 100 - 100 * card.score["top1"]
         return Checked(scores, 100 - 100 * scores.top1, stated)
@@ -397,6 +399,7 @@ def check(
         file = Path(folder) / f"{Path(weights).stem}.safetensors"
         save_weights(file, loaded.model, card, loaded.mean_image)
         scores = evaluate(file, str(data), model=model, **scoring)
+    assert isinstance(scores, Scores)  # a foreign file has no thresholds
     return Checked(scores, 100 - 100 * scores.top1, stated, tuple(notes))
 
 

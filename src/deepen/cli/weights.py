@@ -95,7 +95,7 @@ def convert(
         card_fields = card.model_dump(mode="json")
         print_json({"path": str(path), "card": card_fields, "left_out": list(left_out)})
         return
-    say(path)
+    say(str(path))
     _print_card(card)
     if left_out:
         say(f"  {'left out':10}  {', '.join(left_out)}")

@@ -152,7 +152,7 @@ def _zoomed(x: Floats, zoom: float) -> Floats:
     kept = [math.ceil(side / zoom) for side in x.shape[:2]]
     first = [(side - keep) // 2 for side, keep in zip(x.shape, kept, strict=False)]
     middle = x[first[0] : first[0] + kept[0], first[1] : first[1] + kept[1]]
-    large = ndimage.zoom(middle, (zoom, zoom, 1), order=1)
+    large: Floats = np.asarray(ndimage.zoom(middle, (zoom, zoom, 1), order=1))
     top, left = ((have - want) // 2 for have, want in zip(large.shape[:2], x.shape, strict=False))
     return large[top : top + x.shape[0], left : left + x.shape[1]]
 
