@@ -275,8 +275,11 @@ def _read_tables(
     """The pictures that have a label in a table."""
     files, _ = walk.files(walk.root)
     labelled, survey.notes = label_pictures(places, walk.root, files, asked, walk.left)
-    table, by_folder = places[0].path, {f.name: split for split, f in folders.items()}
-    splits = [one.split or by_folder.get(one.file.key.partition("/")[0]) for one in labelled]
+    table = places[0].path
+    by_folder: dict[str, SplitName] = {folder.name: split for split, folder in folders.items()}
+    splits: list[SplitName | None] = [
+        one.split or by_folder.get(one.file.key.partition("/")[0]) for one in labelled
+    ]
     for one, split in zip(labelled, splits, strict=True):
         if split is None and any(splits):
             walk.left.add(NO_SPLIT, one.file.key)

@@ -93,7 +93,7 @@ def find_tables(
     """
     found: list[Place] = []
     for folder in (root, *folders.values()):
-        of = next((split for split, each in folders.items() if each == folder), None)
+        of: SplitName | None = next((s for s, each in folders.items() if each == folder), None)
         for name in names[folder]:
             known, split = _role(name)
             if known and (folder == root or split in (None, of)):
