@@ -57,6 +57,8 @@ class Split:
     """Of each picture what is to be learned where that is more than a class: a mapping of names to
     arrays or numbers, as torchvision's detection has it, {"boxes": float32 (n, 4), "labels": int64
     (n,)}. Boxes, points and masks are in px of the upright picture in full size."""
+    white: int | None = None
+    """Of pictures of more than 8 bits, the value that is white, as `Preprocessing.white` says."""
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """What else a table says of each picture, by the column's name; N values each."""
 
@@ -89,7 +91,8 @@ class Split:
         """A picture decoded in full; errors are those of `open_picture`."""
         if self.images is not None:
             return to_channels(to_image(self.images[index]), channels)
-        return open_picture(self.encoded(index), name=self.key(index), channels=channels)
+        name = self.key(index)
+        return open_picture(self.encoded(index), name=name, channels=channels, white=self.white)
 
     def pixels(
         self, index: int, channels: int, reduction: Callable[[tuple[int, int]], int]
@@ -97,8 +100,13 @@ class Split:
         """A picture decoded for training; arguments and errors are those of `open_pixels`."""
         if self.images is not None:
             return to_pixels(self.picture(index, channels))
-        name = self.key(index)
-        return open_pixels(self.encoded(index), name=name, channels=channels, reduction=reduction)
+        return open_pixels(
+            self.encoded(index),
+            name=self.key(index),
+            channels=channels,
+            reduction=reduction,
+            white=self.white,
+        )
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The pictures shuffled for an epoch, int64 (N,): shards as `Rows.order` says."""
@@ -205,6 +213,13 @@ class PictureSet:
     own: tuple[SplitName, ...] = ()
     """The splits that it came with; what others there are was held out of training pictures. None:
     it came as one heap."""
+
+    def seen_with(self, white: int | None) -> PictureSet:
+        """The same, where that value is white of pictures of more than 8 bits."""
+        if white is None:
+            return self
+        splits = {name: replace(split, white=white) for name, split in self.splits.items()}
+        return replace(self, splits=splits)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -112,6 +112,8 @@ def complete(
     Raises:
         InputError: the recipe asks for something that these data or this network cannot have.
     """
+    prepared = _input(source, model, recipe, start)
+    source = source.seen_with(prepared.preprocessing.white)
     plan = Plan(
         data=source.name if isinstance(request.data, PictureSet) else str(request.data),
         data_dir=None if request.data_dir is None else str(request.data_dir),
@@ -119,7 +121,7 @@ def complete(
         model=model,
         recipe=recipe,
         source=source,
-        input=_input(source, model, recipe, start),
+        input=prepared,
         start=start,
         words=words,
     )
