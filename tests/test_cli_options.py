@@ -17,30 +17,31 @@ from deepen.training.request import Here, Request, Training
 
 OPTIONS = {
     "train": """
-        --amp --batch-size --cache --config --data-dir --device --download --epochs --exclude
-        --init-from --json --lr --model --momentum --no-amp --output --recipe --resume --seed
-        --set --size --tune --validation --weight-decay --weights --workers -b -j data
-    """,
-    "search": """
-        --batch-size --config --data-dir --device --download --epochs --json --model --output
-        --pruner --recipe --resume --seed --set --storage --study-name --trials --validation
+        --amp --batch-size --cache --config --data-dir --device --download --epochs
+        --exclude --init-from --json --labels --lr --model --momentum --no-amp --output
+        --recipe --resume --seed --set --size --tune --validation --weight-decay --weights
         --workers -b -j data
     """,
+    "search": """
+        --batch-size --config --data-dir --device --download --epochs --json --labels
+        --model --output --pruner --recipe --resume --seed --set --storage --study-name
+        --trials --validation --workers -b -j data
+    """,
     "find-lr": """
-        --batch-size --config --data-dir --device --download --highest --json --lowest --model
-        --output --recipe --set --steps --workers -b -j data
+        --batch-size --config --data-dir --device --download --highest --json --labels
+        --lowest --model --output --recipe --set --steps --workers -b -j data
     """,
     "verify-resume": """
-        --batch-size --config --data-dir --device --epochs --json --kills --model --pictures
-        --recipe --seed --set --workers -b -j data
+        --batch-size --config --data-dir --device --epochs --json --kills --labels --model
+        --pictures --recipe --seed --set --workers -b -j data
     """,
     "evaluate": """
-        --batch-size --csv --data-dir --device --download --json --model --split --workers -b -j
-        data weights
+        --batch-size --csv --data-dir --device --download --json --labels --model --split
+        --workers -b -j data weights
     """,
     "probe": """
-        --batch-size --classifier --data-dir --device --download --json --layer --model
-        --workers -b -j data weights
+        --batch-size --classifier --data-dir --device --download --json --labels --layer
+        --model --workers -b -j data weights
     """,
 }
 """Written down, so that a renamed field of a record does not rename an option unseen."""

@@ -484,7 +484,43 @@ def test_a_path_and_its_bytes_decode_alike(tmp_path: Path) -> None:
 
 
 def test_endings() -> None:
-    assert (
-        frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}) == EXTENSIONS
-    )
-    assert all(Image.registered_extensions()[e] == kind for kind in FORMATS for e in FORMATS[kind])
+    known = Image.registered_extensions() | {".jif": "JPEG"}  # as some call it
+    assert all(known[e] == kind for kind in FORMATS.keys() - {"HEIF"} for e in FORMATS[kind])
+    assert {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif"} <= EXTENSIONS
+    assert not {".pdf", ".eps", ".psd", ".mpg", ".ico", ".fits", ".h5", ".svg"} & EXTENSIONS
+
+
+@pytest.mark.parametrize("ending", sorted(EXTENSIONS - FORMATS.get("HEIF", frozenset())))
+def test_each_ending_is_read_as_pillow_reads_it(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"picture{ending}"
+    kind = next(kind for kind in FORMATS if ending in FORMATS[kind])
+    mode = {".pbm": "1", ".pgm": "L"}.get(ending, "RGB")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    image.convert(mode).save(path, format=kind)
+    assert detect_format(path) == kind
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(open_picture(path)), expected)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(PictureError, match=rf"{kind}|not a picture"):
+        open_picture(path)
+
+
+def test_grey_maps_above_8_bits(tmp_path: Path) -> None:
+    values = np.array([[0, 1000, 2048, 4095]], dtype=">u2")
+    (tmp_path / "grey.pgm").write_bytes(b"P5 4 1 4095\n" + values.tobytes())
+    read = np.asarray(open_picture(tmp_path / "grey.pgm", channels=1))
+    np.testing.assert_allclose(read, values * (255 / 4095), atol=1)
+
+
+def test_what_is_like_a_targa_by_chance_is_none() -> None:
+    for data in (b"\0" * 40, b"\0\0\1\0" + b"\x10" * 40, b"\0\0\2\0\1\0" + b"\0" * 40):
+        assert detect_format(data) is None  # nothing, an icon, a cursor
+
+
+def test_telephones_photographs_are_read_where_pillow_heif_is(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif, of deepen[heic], is missing")
+    image = Image.fromarray(np.full((64, 48, 3), (200, 30, 90), np.uint8))
+    heif.from_pillow(image).save(tmp_path / "1.heic", quality=100)
+    read = np.asarray(open_picture(tmp_path / "1.heic"))
+    np.testing.assert_allclose(read, np.asarray(image), atol=4)

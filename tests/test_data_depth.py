@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,24 @@ from PIL import Image
 
 import deepen
 from deepen.data.decode import PictureError, depth_of, open_picture
+from deepen.data.doctor import examine
 from deepen.errors import InputError
 from deepen.weights import read_card
-from tests.test_data_decode import png
+
+
+def png(colour: int, values: np.ndarray) -> bytes:
+    """A PNG of 16 bits, written by hand: Pillow writes no such colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        end = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + end
+
+    height, width = values.shape[:2]
+    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
 
 RAMP = np.tile(np.linspace(0, 4095, 48).round(), (48, 1)).astype(np.uint16)
 
@@ -57,7 +75,7 @@ def test_16_bits_that_are_used_are_taken_as_ever(tmp_path):
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_32_bits_and_floats_are_scaled_by_their_white_or_refused(tmp_path, kind):
     path = save(tmp_path / "deep.tif", RAMP.astype(kind))
-    with pytest.raises(PictureError, match=r"no agreed white; say it, --set input.white=4095 say"):
+    with pytest.raises(PictureError, match=r"no agreed white; say it, --set input\.white=4095 say"):
         open_picture(path)
     found = np.asarray(open_picture(path, channels=1, white=4095))
     assert np.array_equal(found, np.rint(RAMP / 4095 * 255))
@@ -69,11 +87,10 @@ def test_32_bits_and_floats_are_scaled_by_their_white_or_refused(tmp_path, kind)
 @pytest.mark.parametrize("colour", [2, 6])
 def test_16_bit_colour_that_would_be_black_is_refused(tmp_path, colour):
     channels = {2: 3, 6: 4}[colour]
-    values = np.full((4, 4, channels), 4095, ">u2")
+    values = np.full((4, 4, channels), 4095)
     values[..., 3:] = 65535
     path = tmp_path / "colour.png"
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
-    path.write_bytes(png(4, 4, 16, colour, rows))
+    path.write_bytes(png(colour, values))
     depth = depth_of(path)
     assert depth is not None
     assert depth.peak == 4095
@@ -114,6 +131,20 @@ def test_training_asks_for_the_white_and_the_weights_keep_it(tmp_path):
     assert again.top1 == 1.0
     found = list(deepen.predict(weights, [root / "a" / "00.png", root / "b" / "00.png"]))
     assert [each.top[0][0] for each in found] == ["a", "b"]
+
+
+def test_doctor_says_12_bits_and_takes_no_two_pictures_for_one(tmp_path):
+    root = microscope(tmp_path / "cells")
+    shutil.copy(root / "a" / "03.png", root / "a" / "copy.png")
+    diagnosis = examine(root, min_px=1)
+    assert [problem.kind for problem in diagnosis.problems] == ["duplicate", "depth"]
+    assert diagnosis.quarantine == ["a/copy.png"]
+    assert diagnosis.problems[1].detail == (
+        "25 16-bit files whose values end at 1,911: 12 bits; say what is white, "
+        "--set input.white=4095 (65535 where they are meant so dark)"
+    )
+    save(root / "b" / "bright.png", np.full((16, 16), 60_000, np.uint16))
+    assert [problem.kind for problem in examine(root, min_px=1).problems] == ["duplicate"]
 
 
 def test_predicting_12_bits_with_weights_that_know_no_white_is_refused(tmp_path):

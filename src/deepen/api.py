@@ -99,7 +99,7 @@ def begin(plan: Plan, job: Job, output: str | Path | None) -> Run:
         job.here.reporter.message(line)
     about = plan.about()
     about["notes"] += job.notes
-    return Run.begin(output, f"{Path(plan.data).resolve().name}-{plan.model}", about, plan.recipe)
+    return Run.begin(output, f"{_stem(plan.data)}-{plan.model}", about, plan.recipe)
 
 
 def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
@@ -162,7 +162,7 @@ def search(asked: Searching) -> Searched:
         plan = plan_of(begun, asked, asked)
     else:
         plan = tuned(settle(asked, asked), asked)
-        stem = f"{Path(plan.data).resolve().name}-{plan.model}-search"
+        stem = f"{_stem(plan.data)}-{plan.model}-search"
         folder = Run.create(asked.output, stem).path
         begun = Run.begin(folder / "base", "", plan.about(), plan.recipe)
     space, said = space_of(plan.recipe)
@@ -289,6 +289,11 @@ def predict(
     """
     predictor = Predictor(weights, device=str(pick_device(device)), model=model)
     return predictor(find_pictures(paths), top_k=top_k, batch_size=batch_size)
+
+
+def _stem(data: str) -> str:
+    """What a run on these data is called: without the columns that were said."""
+    return Path(data.partition("?")[0]).resolve().name
 
 
 def _choice_in_words(best_epoch: int, split: str) -> str:

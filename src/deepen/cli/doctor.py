@@ -15,7 +15,12 @@ EXAMPLE = (
 
 
 def doctor(
-    data: Annotated[Path, typer.Argument(help="A folder of pictures, as `deepen train` takes it.")],
+    data: Annotated[
+        str, typer.Argument(help="A folder or Parquet files, as `deepen train` takes them.")
+    ],
+    labels: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A table of labels, as for `deepen train`.")
+    ] = None,
     min_px: Annotated[int, typer.Option(help="A shorter side below this is too small.")] = 32,
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads.")
@@ -28,8 +33,10 @@ def doctor(
     """Decode every picture in full and name what is damaged, mislabelled, double or too small."""
     from deepen.data.doctor import examine
     from deepen.files import write_whole
+    from deepen.training.request import with_table
 
-    diagnosis = examine(data, min_px=min_px, workers=workers)
+    word = data if labels is None else with_table(data, labels)
+    diagnosis = examine(word, min_px=min_px, workers=workers)
     if quarantine is not None:
         write_whole(quarantine, "".join(f"{path}\n" for path in diagnosis.quarantine))
     if as_json:
@@ -37,6 +44,8 @@ def doctor(
     else:
         for problem in diagnosis.problems:
             out.print(f"{problem.path}: {problem.kind}: {problem.detail}", highlight=False)
+        for note in diagnosis.notes:
+            out.print(note, highlight=False, markup=False)
         for split, counts in diagnosis.counts.items():
             words = ", ".join(f"{name} {count}" for name, count in counts.items())
             out.print(f"{split}: {words}", highlight=False)

@@ -172,12 +172,10 @@ def one_source(words: list[str] | str) -> str | None:
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """The pictures that a list names, a line each."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--exclude {path}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    """The pictures that a list names."""
+    from deepen.data.lists import read_list  # imports torch
+
+    return read_list(path)
 
 
 READ: dict[str, Callable[[Any], Any]] = {

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -34,15 +35,27 @@ DARK = 2**14
 
 WHITE = "--set input.white=4095"
 
+HEIC = frozenset({".heic", ".heif", ".hif"})
+"""Endings of the photographs of telephones, which deepen[heic] reads."""
+
 FORMATS = {
-    "JPEG": frozenset({".jpg", ".jpeg"}),
+    "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif"}),
     "PNG": frozenset({".png"}),
     "WEBP": frozenset({".webp"}),
     "BMP": frozenset({".bmp"}),
     "GIF": frozenset({".gif"}),
     "TIFF": frozenset({".tif", ".tiff"}),
+    "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
+    "TGA": frozenset({".tga"}),
+    **({"JPEG2000": frozenset({".jp2", ".j2k", ".jpx"})} if features.check("jpg_2000") else {}),
+    **({"AVIF": frozenset({".avif"})} if features.check("avif") else {}),
+    **({"HEIF": HEIC} if find_spec("pillow_heif") else {}),
 }
-"""The formats that are read, each with the file name endings that stand for it."""
+"""The formats that are read, each with the file name endings that stand for it.
+
+Of what Pillow opens these are pictures; others are documents (PDF, EPS, PSD, WMF), moving pictures
+(MPEG, FLI), measurements (FITS, HDF5, GRIB, .pfm) or icons and textures (ICO, DDS).
+"""
 
 EXTENSIONS = frozenset().union(*FORMATS.values())
 """Lower-case endings of the files that are taken for pictures."""
@@ -314,6 +327,8 @@ def _decode(
     reduction: Callable[[tuple[int, int]], int] | None,
     white: int | None,
 ) -> Image.Image:
+    if picture_format == "HEIF":
+        _register_heif()
     with _quiet():
         image = Image.open(file, formats=(picture_format,))
     deep = _is_deep(image)
@@ -335,6 +350,8 @@ def _decode(
         image.load()
     orientation = _orientation(image)  # after load: a TIFF turns itself and drops the tag
     image.info["name"] = name
+    if picture_format == "PPM" and image.mode == "I":  # above 8 bits, and scaled to 16 by Pillow
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if deep and not image.mode.startswith("I"):
         _check_colour(image, white)
     image = to_channels(image, channels, white)
@@ -342,6 +359,13 @@ def _decode(
         image = image.transpose(_UPRIGHT[orientation])
     image.info = about
     return image
+
+
+@cache
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 @cache
@@ -406,20 +430,35 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
 
 
 def _signature(file: BinaryIO) -> str | None:
-    head = file.read(12)
+    head = file.read(18)
     file.seek(0)
     if head.startswith(b"RIFF"):
-        return "WEBP" if head[8:] == b"WEBP" else None
+        return "WEBP" if head[8:12] == b"WEBP" else None
+    if head[4:8] == b"ftyp":
+        found = "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIF"
+        return found if found in FORMATS else None
     for picture_format, starts in {
         "JPEG": (b"\xff\xd8\xff",),
         "PNG": (b"\x89PNG\r\n\x1a\n",),
         "GIF": (b"GIF87a", b"GIF89a"),
         "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
         "BMP": (b"BM",),
+        "PPM": tuple(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\r\n"),
+        "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
     }.items():
         if head.startswith(starts):
-            return picture_format
-    return None
+            return picture_format if picture_format in FORMATS else None
+    return "TGA" if _is_tga(head) else None
+
+
+def _is_tga(head: bytes) -> bool:
+    """Truevision's format begins with no word of its own, but with few values that it may have."""
+    if len(head) < 18:
+        return False
+    mapped, kind, bits = head[1], head[2], head[16]
+    size = int.from_bytes(head[12:14], "little") * int.from_bytes(head[14:16], "little")
+    kinds = {0: (2, 3, 10, 11), 1: (1, 9)}
+    return kind in kinds.get(mapped, ()) and bits in (8, 16, 24, 32) and size > 0
 
 
 _warning_filters = threading.Lock()

@@ -1,7 +1,7 @@
-"""Examine a folder of pictures: decode every file in full and name what is wrong, by path.
+"""Examine pictures: decode every one in full and name what is wrong, by path.
 
-It walks the layouts that `deepen.data.sources` reads (`train/<class>/`, `val/<class>/`, ... or
-`<class>/` alone), but goes on where a source would refuse: each refusal becomes a problem.
+It opens them as training does (`deepen.data.sources`), and what training refuses is a problem: so
+what passes here is trained on.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -21,27 +20,42 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from deepen.data.decode import (
-    EXTENSIONS,
+    DARK,
     FORMATS,
+    FULL,
     MAX_PIXELS,
+    Depth,
     PictureError,
+    depth_of,
     detect_format,
     open_picture,
 )
+from deepen.data.folders import Survey, lay_out_folder, survey_folder
+from deepen.data.hold_out import Held, hold_out
+from deepen.data.leftout import some
 from deepen.data.names import natural_key, to_text
-from deepen.data.split import SPLIT_FOLDERS
+from deepen.data.parquet import find_shards
+from deepen.data.sources import folder_and_table, open_source
+from deepen.data.split import PictureSet, Split
 from deepen.errors import InputError
 
 UNSPLIT = "all"
 """What counts call the one split of a folder that has none."""
 
 Kind = Literal[
-    "damaged", "mislabelled", "too_small", "duplicate", "empty_class", "unknown_class", "layout"
+    "damaged",
+    "mislabelled",
+    "too_small",
+    "duplicate",
+    "empty_class",
+    "unknown_class",
+    "layout",
+    "depth",
 ]
 """What can be wrong with a file, with a class folder, or with the folder as a whole."""
 
 _KEPT_FIRST = ("test", "val", "train", UNSPLIT)  # of equal pictures, the one in training goes
-_FILES_A_ROUND = 1024
+_FILES_A_ROUND = 256
 
 
 class Problem(BaseModel):
@@ -70,7 +84,9 @@ class Diagnosis(BaseModel):
     """Of red, green and blue in training pictures, 0..1; every picture weighs the same."""
     std: tuple[float, ...] | None
     ignored: dict[str, int]
-    """Files that no source would take, counted by their ending."""
+    """Files that are no pictures or in no place for them, by their ending or the reason."""
+    notes: list[str]
+    """In words: what is left out and why, where labels come from, which classes are too small."""
     duplicates: list[list[str]]
     """Groups of files that decode to the same pixels; the first is the one to keep, if any."""
     problems: list[Problem]
@@ -83,34 +99,32 @@ class Diagnosis(BaseModel):
 
 
 def examine(
-    folder: str | Path,
+    data: str | Path,
     *,
     max_pixels: int = MAX_PIXELS,
     min_px: int = 32,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
-    """Decode every picture under `folder` and report on all of them.
+    """Decode every picture of a folder, or of Parquet files, and report on all of them.
 
     Args:
-        folder: of classes, or of splits of classes. Hidden files and folders are skipped.
+        data: as `open_source` takes it, but for data sets known by name.
         max_pixels: pictures of more pixels than this are not decoded, and count as damaged.
         min_px: a picture whose shorter side is less is too small.
         workers: threads that decode; by default one a core.
         progress: called as (files done, files in all) every now and then.
 
     Raises:
-        InputError: `folder` is no folder.
+        InputError: there is no such folder, or one that cannot be gone through.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
-    tree = _walk(root)
+    tree = _open(str(data))
     seen: list[_Seen] = []
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # decoders let go of the GIL
         for start in range(0, len(tree.files), _FILES_A_ROUND):
             files = tree.files[start : start + _FILES_A_ROUND]
-            seen += pool.map(lambda file: _look(file, max_pixels), files)
+            read = [_encoded(file) for file in files]  # here: shards are read by one thread
+            seen += pool.map(lambda file, data: _look(file, data, max_pixels), files, read)
             if progress is not None:
                 progress(len(seen), len(tree.files))
 
@@ -119,104 +133,108 @@ def examine(
     sizes = [size for size in tree.counts.get(training, {}).values() if size]
     mean, std = _statistics(one for one in seen if one.file.split == training)
     return Diagnosis(
-        folder=to_text(root),
+        folder=to_text(tree.root),
         num_files=len(tree.files),
         counts=tree.counts,
         imbalance=max(sizes) / min(sizes) if sizes else None,
         mean=mean,
         std=std,
-        ignored=dict(sorted(tree.ignored.items())),
+        ignored=tree.ignored,
+        notes=tree.notes,
         duplicates=[[file.name for file in group] for group in groups],
         problems=[
             *tree.problems,
             *(problem for one in seen for problem in _file_problems(one, min_px)),
             *(problem for group in groups for problem in _duplicate_problems(group)),
+            *_depth_problems(seen),
         ],
     )
 
 
 @dataclass(frozen=True)
 class _File:
-    path: Path
-    name: str  # relative to the folder
+    """A file, or a row of a shard."""
+
+    name: str  # its key
     split: str
     label: str
+    place: tuple[Split, int] | Path
 
 
 @dataclass(frozen=True)
 class _Tree:
+    root: Path
     files: list[_File]
     counts: dict[str, dict[str, int]]
-    ignored: Counter[str]
+    ignored: dict[str, int]
+    notes: list[str]
     problems: list[Problem]
 
 
-def _walk(root: Path) -> _Tree:
-    tree = _Tree([], {}, Counter(), [])
-    for split, split_folder in _split_folders(root, tree.problems):
-        counts = tree.counts.setdefault(split, {})
-        for entry in _visible(split_folder):
-            if not entry.is_dir():
-                tree.ignored["in no class folder"] += 1
-                continue
-            label = to_text(Path(entry.name))
-            if split == UNSPLIT and label.lower() in SPLIT_FOLDERS:
-                detail = f"if this is a split, call it {label.lower()}"
-                tree.problems.append(_problem(entry, root, "layout", detail))
-            paths = list(_pictures(entry, tree.ignored))
-            tree.files.extend(
-                _File(path, to_text(path.relative_to(root)), split, label) for path in paths
-            )
-            counts[label] = counts.get(label, 0) + len(paths)
-            if not paths:
-                tree.problems.append(_problem(entry, root, "empty_class", "has no picture"))
-            if label not in tree.counts.get("train", counts):
-                detail = f"a class of {split} that train lacks"
-                tree.problems.append(_problem(entry, root, "unknown_class", detail))
-    training = tree.counts.get("train", tree.counts.get(UNSPLIT))
-    if training is None:
-        tree.problems.append(Problem(path=".", kind="layout", detail="has no folder train"))
-    elif len(training) < 2:
-        found = f"the one class {next(iter(training))}" if training else "no class folder"
-        folder = "train" if "train" in tree.counts else "."
-        detail = f"has {found}; at least two are needed"
-        tree.problems.append(Problem(path=folder, kind="layout", detail=detail))
-    return tree
+def _open(word: str) -> _Tree:
+    if find_shards(word):
+        return _tree_of_shards(open_source(word))
+    root, asked = folder_and_table(word)
+    if not root.is_dir():
+        raise InputError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    return _tree_of_folder(survey_folder(root, asked))
 
 
-def _split_folders(root: Path, problems: list[Problem]) -> list[tuple[str, Path]]:
-    """The folders that hold classes, training first, each with the split it stands for."""
-    folders = [root / name for name in SPLIT_FOLDERS if (root / name).is_dir()]
-    if not folders:
-        return [(UNSPLIT, root)]
-    for earlier, later in pairwise(folders):
-        if SPLIT_FOLDERS[earlier.name] == SPLIT_FOLDERS[later.name]:
-            detail = f"stands for the same split as {earlier.name}"
-            problems.append(_problem(later, root, "layout", detail))
-    return [(SPLIT_FOLDERS[folder.name], folder) for folder in folders]
+def _tree_of_folder(survey: Survey) -> _Tree:
+    files: list[_File] = []
+    counts: dict[str, dict[str, int]] = {}
+    for split, by_class in survey.found.items():
+        name = split if survey.own else UNSPLIT
+        counts[name] = {label: len(of_class) for label, of_class in by_class.items()}
+        for label, of_class in by_class.items():
+            files += [_File(file.key, name, label, file.path) for file in of_class]
+    problems = [_problem(survey.root, *fault[:3]) for fault in survey.faults]
+    notes = [*survey.notes, *survey.left_out]
+    if not problems:
+        try:
+            laid = lay_out_folder(str(survey.root), survey, frozenset())
+            notes += _few(counts, hold_out(laid, Held()))
+        except InputError as error:
+            problems.append(_problem(survey.root, survey.root, "layout", str(error)))
+    return _Tree(survey.root, files, counts, survey.ignored, notes, problems)
 
 
-def _visible(folder: Path) -> list[Path]:
+def _tree_of_shards(source: PictureSet) -> _Tree:
+    files: list[_File] = []
+    counts: dict[str, dict[str, int]] = {}
+    for split, pictures in source.splits.items():
+        numbers = np.bincount(pictures.labels, minlength=len(source.classes)).tolist()
+        counts[split] = dict(zip(source.classes, numbers, strict=True))
+        for i, label in enumerate(pictures.labels.tolist()):
+            files.append(_File(pictures.key(i), split, source.classes[label], (pictures, i)))
+    assert source.root is not None
+    return _Tree(source.root, files, counts, {}, list(source.notes), [])
+
+
+def _few(counts: dict[str, dict[str, int]], source: PictureSet) -> list[str]:
+    """A warning of classes that cannot have a picture in each split that is made of theirs."""
+    training = counts.get("train", counts.get(UNSPLIT, {}))
+    needed = len(source.splits.keys() - (counts.keys() - {"train"}))
+    few = [f"{name} ({count})" for name, count in training.items() if count < needed]
+    words = f"fewer pictures than the {needed} splits made of them need: {some(few)}"
+    return [f"{len(few):,} classes have {words}"] if few else []
+
+
+def _problem(root: Path, path: Path, kind: Kind, detail: str) -> Problem:
+    inside = path.is_relative_to(root)
+    return Problem(
+        path=to_text(path.relative_to(root) if inside else path), kind=kind, detail=detail
+    )
+
+
+def _encoded(file: _File) -> Path | bytes | PictureError:
+    if isinstance(file.place, Path):
+        return file.place
+    split, index = file.place
     try:
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
-    return sorted(entries, key=lambda entry: natural_key(entry.name))
-
-
-def _pictures(folder: Path, ignored: Counter[str]) -> Iterator[Path]:
-    """The files named as pictures, at any depth; the others are counted by their ending."""
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _pictures(entry, ignored)
-        elif entry.suffix.lower() in EXTENSIONS:
-            yield entry
-        else:
-            ignored[Path(to_text(entry)).suffix.lower() or "without ending"] += 1
-
-
-def _problem(path: Path, root: Path, kind: Kind, detail: str) -> Problem:
-    return Problem(path=to_text(path.relative_to(root)), kind=kind, detail=detail)
+        return split.encoded(index)
+    except PictureError as error:
+        return error
 
 
 @dataclass(frozen=True)
@@ -229,19 +247,39 @@ class _Seen:
     size_px: tuple[int, int] = (0, 0)  # width, height
     digest: bytes = b""
     moments: np.ndarray | None = None  # (2, 3): mean of x and of x^2 per channel, x in 0..1
+    peak: int | None = None  # the greatest value of a picture of 16 bits
 
 
-def _look(file: _File, max_pixels: int) -> _Seen:
+def _look(file: _File, data: Path | bytes | PictureError, max_pixels: int) -> _Seen:
     try:
-        picture_format = detect_format(file.path)
-        picture = open_picture(file.path, max_pixels=max_pixels)
+        if isinstance(data, PictureError):
+            raise data
+        picture_format = detect_format(data)
+        depth = depth_of(data)
+        white = None if depth is None else FULL
+        picture = open_picture(data, name=file.name, max_pixels=max_pixels, white=white)
     except PictureError as error:
         return _Seen(file, error.reason)
-    digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
+    values = picture.tobytes() if depth is None else depth.values
+    digest = hashlib.sha256(f"{picture.size}".encode() + values).digest()
     shares = np.array(picture.histogram()).reshape(3, 256) / (picture.width * picture.height)
     values = np.arange(256) / 255
     moments = np.stack([shares @ values, shares @ values**2])
-    return _Seen(file, None, picture_format, picture.size, digest, moments)
+    peak = None if depth is None else depth.peak
+    return _Seen(file, None, picture_format, picture.size, digest, moments, peak)
+
+
+def _depth_problems(seen: list[_Seen]) -> list[Problem]:
+    """Pictures of 16 bits that training would take for black."""
+    peaks = [one.peak for one in seen if one.peak is not None]
+    if not peaks or not 0 < max(peaks) < DARK:
+        return []
+    bits = Depth(max(peaks), b"").bits
+    detail = (
+        f"{len(peaks):,} 16-bit files whose values end at {max(peaks):,}: {bits} bits; say what is "
+        f"white, --set input.white={2**bits - 1} ({FULL} where they are meant so dark)"
+    )
+    return [Problem(path=".", kind="depth", detail=detail)]
 
 
 def _statistics(seen: Iterable[_Seen]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
@@ -257,8 +295,8 @@ def _file_problems(seen: _Seen, min_px: int) -> Iterator[Problem]:
     if seen.damage is not None:
         yield Problem(path=path, kind="damaged", detail=seen.damage)
         return
-    suffix = seen.file.path.suffix
-    if suffix.lower() not in FORMATS[str(seen.picture_format)]:
+    suffix = seen.file.place.suffix if isinstance(seen.file.place, Path) else None
+    if suffix is not None and suffix.lower() not in FORMATS[str(seen.picture_format)]:
         detail = f"{seen.picture_format} by its content, {suffix} by its name"
         yield Problem(path=path, kind="mislabelled", detail=detail)
     width, height = seen.size_px
@@ -292,8 +330,13 @@ def _duplicate_problems(group: list[_File]) -> Iterator[Problem]:
             yield Problem(path=file.name, kind="duplicate", detail=detail)
         return
     for file in rest:
-        same_bytes = filecmp.cmp(kept.path, file.path, shallow=False)
-        how = "same file" if same_bytes else "same pixels"
+        how = "same file" if _same_bytes(kept, file) else "same pixels"
         across = f", across {file.split} and {kept.split}" if file.split != kept.split else ""
         detail = f"{how} as {kept.name}{across}"
         yield Problem(path=file.name, kind="duplicate", detail=detail)
+
+
+def _same_bytes(one: _File, other: _File) -> bool:
+    if isinstance(one.place, Path) and isinstance(other.place, Path):
+        return filecmp.cmp(one.place, other.place, shallow=False)
+    return _encoded(one) == _encoded(other)

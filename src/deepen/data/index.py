@@ -13,11 +13,11 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepen.data.decode import EXTENSIONS
+from deepen.data.leftout import no_persons
 from deepen.data.names import natural_key, to_text
 from deepen.errors import InputError
 from deepen.files import write_whole
@@ -25,19 +25,26 @@ from deepen.files import write_whole
 MIN_FILES = 10_000
 """Fewer pictures are looked up each time: that takes no second, and misses no change."""
 
-_FORMAT = 1
+_FORMAT = [2, *sorted(EXTENSIONS)]  # which files are pictures depends on what is installed
 _SETTLED_NS = 2 * 10**9  # a file system's clock may tick this slowly
 
 
 class Listing(NamedTuple):
-    """What is visible in one folder, both in natural order."""
+    """What lies in one folder, each in natural order."""
 
     folder: Path
     folders: list[str]
     pictures: list[tuple[str, int]]
     """Name, and size in bytes (-1: a dangling link)."""
-    ignored: dict[str, int]
-    """Other files, counted by their ending."""
+    others: list[str]
+    """Files of other endings."""
+    hidden: list[str]
+    """Files that no person put there (`no_persons`)."""
+    hidden_folders: list[str]
+    linked: list[str]
+    """Those of the folders that are links."""
+    nowhere: list[str]
+    """Links that lead nowhere, and have no picture's name."""
 
 
 class FolderIndex:
@@ -66,22 +73,24 @@ class FolderIndex:
                 self._file.unlink(missing_ok=True)
 
     def listing(self, folder: Path) -> Listing:
-        """What lies in `root` or a folder below it; hidden files and folders do not count.
+        """What lies in `root` or a folder below it.
 
         Raises:
             InputError: it cannot be read.
         """
         key = "" if folder == self._root else str(folder.relative_to(self._root))
-        try:
-            state = _state(folder)
-            known = self._known.get(key)
-            if known is None or known["state"] != state:
-                known = {"state": state, **_read(folder)}
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
-        self._seen[key] = known
+        if key not in self._seen:
+            try:
+                state = _state(folder)
+                known = self._known.get(key)
+                if known is None or known["state"] != state:
+                    known = {"state": state, **_read(folder)}
+            except OSError as error:
+                raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
+            self._seen[key] = known
+        known = self._seen[key]
         pictures = list(zip(known["names"], known["sizes"], strict=True))
-        return Listing(folder, known["folders"], pictures, known["ignored"])
+        return Listing(folder, known["folders"], pictures, *(known[name] for name in _ASIDE))
 
 
 def _state(folder: Path) -> list[int]:
@@ -90,36 +99,50 @@ def _state(folder: Path) -> list[int]:
     return [about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
 
 
+_ASIDE = Listing._fields[3:]
+
+
 def _read(folder: Path) -> dict[str, Any]:
     began = time.time_ns()
-    folders: list[str] = []
     sizes: dict[str, int] = {}
-    ignored: Counter[str] = Counter()
-    linked = False
+    named: dict[str, list[str]] = {kind: [] for kind in ("folders", *_ASIDE)}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            ending = os.path.splitext(entry.name)[1].lower()
-            if entry.is_dir():
-                folders.append(entry.name)
-                linked |= entry.is_symlink()
-            elif ending in EXTENSIONS:
-                sizes[entry.name] = _size(entry)
+            name, is_folder, linked = entry.name, _is_folder(entry), entry.is_symlink()
+            if no_persons(name):
+                named["hidden_folders" if is_folder else "hidden"].append(name)
+            elif is_folder:
+                named["folders"].append(name)
+            elif ending(name) in EXTENSIONS:
+                sizes[name] = _size(entry)
             else:
-                ignored[to_text(ending) if ending else "without ending"] += 1
-    names = sorted(sizes, key=lambda name: natural_key(to_text(name)))
-    found = {
-        "folders": sorted(folders, key=lambda name: natural_key(to_text(name))),
-        "names": names,
-        "sizes": [sizes[name] for name in names],
-        "ignored": dict(ignored),
-    }
+                named["nowhere" if linked and _size(entry) < 0 else "others"].append(name)
+            if linked and is_folder:
+                named["linked"].append(name)
+    found: dict[str, Any] = {kind: sorted(names, key=_order) for kind, names in named.items()}
+    found["names"] = sorted(sizes, key=_order)
+    found["sizes"] = [sizes[name] for name in found["names"]]
     changed = max(_state(folder)[:2])
-    if linked or changed > began - _SETTLED_NS:
+    if found["linked"] or found["nowhere"] or changed > began - _SETTLED_NS:
         # Where a link leads to, or what comes within the clock's same tick, may change unseen.
         found["state"] = None
     return found
+
+
+def ending(name: str) -> str:
+    """Of a file's name, in lower case and with its dot; "" where there is none."""
+    return os.path.splitext(name)[1].lower()
+
+
+def _order(name: str) -> Any:
+    return natural_key(to_text(name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that is closed to us
+        return False
 
 
 def _size(entry: os.DirEntry[str]) -> int:

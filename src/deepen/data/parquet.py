@@ -17,23 +17,30 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from deepen.data.index import FolderIndex
+from deepen.data.leftout import BESIDE_SHARDS
+from deepen.data.lists import exclude_from
 from deepen.data.names import natural_key, to_text
 from deepen.data.shards import RowKeys, Rows, Shards, open_shard
 from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName
+from deepen.data.walk import Walk
 from deepen.errors import InputError, WorkError, unknown
 
 HUB = "hf://"
 """What a data set of Hugging Face's hub begins with."""
 
 _LABELS = ("label", "labels", "class", "target")  # taken where no column says that it is a class
-_SPLIT_IN_NAME = re.compile(r"(train|validation|valid|val|test)(?![a-z])", re.IGNORECASE)
+_SPLIT_IN_NAME = re.compile(
+    f"({'|'.join(sorted(SPLIT_FOLDERS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
+)
 
 
 def find_shards(word: str) -> list[Path]:
     """The Parquet files that a word stands for, in natural order; none where it stands for others.
 
     The word is a file, several with the system's path separator between them, a pattern, or a
-    folder with files in it or in folders called data, default or by a split.
+    folder with files in it or in folders called data, default or by a split. Spark and Dask write
+    a folder in place of a file, `train.parquet/part-00000.parquet`.
     """
     words = word.partition("?")[0].split(os.pathsep)
     if all(Path(piece).suffix.lower() == ".parquet" for piece in words):
@@ -90,8 +97,9 @@ def open_parquet(
     asked = dict(parse_qsl(word.partition("?")[2]))
     if strange := [name for name in asked if name not in ("image", "label")]:
         raise InputError(f"{word}: {unknown('setting', strange[0], ['image', 'label'])}")
-    if not root.is_dir():
-        root = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    given = root if root.is_dir() else None
+    if given is None or root.suffix.lower() == ".parquet":
+        root = Path(os.path.commonpath([_whole(file.absolute()).parent for file in files]))
     names = [to_text(os.path.relpath(file.absolute(), root.absolute())) for file in files]
     columns = _choose_columns(files[0], asked)
     found = [_read_labels(file, columns) for file in files]
@@ -120,11 +128,10 @@ def open_parquet(
         raise InputError(f"{word}: no file of training pictures with labels; it has {names[0]}")
     pools = {split: rows for split, rows in pools.items() if len(rows)}
     if exclude:
-        listed = sum(len(rows) for rows in pools.values())
+        meant, said = exclude_from(set(keys), exclude, root)
+        notes += said
         for split, rows in pools.items():
-            pools[split] = rows[[keys[row] not in exclude for row in rows.tolist()]]
-        left_out = listed - sum(len(rows) for rows in pools.values())
-        notes.append(f"excluded: {left_out:,} pictures, of {len(exclude):,} listed")
+            pools[split] = rows[[keys[row] not in meant for row in rows.tolist()]]
     if to_train:
         if len(classes) < 2:
             raise InputError(f"{word}: has one class only, {', '.join(classes)}; two are needed")
@@ -132,6 +139,8 @@ def open_parquet(
         if not trained.all():
             name = classes[int(np.flatnonzero(trained == 0)[0])]
             raise InputError(f"{word}: no row of class {name} is left to train on")
+    if given is not None:
+        notes += _beside(given, files)
     splits: dict[SplitName, Split] = {}
     for split in get_args(SplitName):
         if len(numbers := pools.get(split, ())):
@@ -140,6 +149,16 @@ def open_parquet(
     if not splits:
         raise InputError(f"{word}: has no row with a label")
     return PictureSet(word, root, classes, 3, splits, tuple(notes), tuple(pools) if own else ())
+
+
+def _beside(root: Path, files: list[Path]) -> list[str]:
+    """What else lies in a folder of Parquet files, counted."""
+    with FolderIndex(root) as index:
+        walk = Walk(index, root, frozenset(files))
+        pictures, _ = walk.files(root)
+    for picture in pictures:
+        walk.left.add(BESIDE_SHARDS, picture.key)
+    return walk.left.notes()
 
 
 class _Columns(NamedTuple):
@@ -160,12 +179,26 @@ class _Labels:
 
 
 def _match(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = list(path.parent.glob(path.name)) if path.parent.is_dir() else []
+    found = [path] if path.exists() else []
+    if not found and path.parent.is_dir():
+        found = list(path.parent.glob(path.name))
     if not found:
         raise InputError(f"{path}: no such file")
-    return found
+    files = [file for each in found for file in (_parts(each) if each.is_dir() else [each])]
+    if not files:
+        raise InputError(f"{path}: a folder without Parquet files")
+    return files
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files of a folder that stands for one; those that begin with _ or . describe it."""
+    found = folder.rglob("*.parquet")
+    return [
+        file
+        for file in found
+        if not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
+        and file.is_file()
+    ]
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -175,10 +208,16 @@ def _below(folder: Path) -> Iterator[Path]:
     except OSError:  # whoever reads the folder as one of pictures will say so
         return
     for entry in entries:
-        if entry.name.lower().endswith(".parquet") and entry.is_file():
-            yield Path(entry.path)
+        if entry.name.lower().endswith(".parquet") and not entry.name.startswith(("_", ".")):
+            yield from _parts(Path(entry.path)) if entry.is_dir() else [Path(entry.path)]
         elif entry.is_dir() and entry.name.lower() in ("data", "default", *SPLIT_FOLDERS):
             yield from _below(Path(entry.path))
+
+
+def _whole(file: Path) -> Path:
+    """The folder train.parquet/ that a file is a part of, else the file."""
+    above = [folder for folder in file.parents if folder.suffix.lower() == ".parquet"]
+    return above[-1] if above else file
 
 
 def _split_names(files: list[Path], names: list[str]) -> list[SplitName] | None:
@@ -186,7 +225,8 @@ def _split_names(files: list[Path], names: list[str]) -> list[SplitName] | None:
     found: list[SplitName | None] = []
     for name in names:
         *folders, file = name.split("/")
-        pieces = [_SPLIT_IN_NAME.match(file), *map(_SPLIT_IN_NAME.fullmatch, reversed(folders))]
+        above = (re.sub(r"\.parquet$", "", name, flags=re.I) for name in reversed(folders))
+        pieces = [_SPLIT_IN_NAME.match(file), *map(_SPLIT_IN_NAME.fullmatch, above)]
         word = next((piece[1].lower() for piece in pieces if piece), None)
         found.append(None if word is None else SPLIT_FOLDERS[word])
     if not any(found):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from deepen.data.drawn import drawn
 from deepen.data.folders import open_folder
@@ -99,11 +100,19 @@ def lay_out(
     if shards := find_shards(where):
         root = Path(where.partition("?")[0]).expanduser()
         return open_parquet(word, shards, root, frozenset(exclude), to_train=to_train)
-    folder = Path(word).expanduser()
+    folder, asked = folder_and_table(word)
     if folder.is_dir():
-        return open_folder(word, folder, frozenset(exclude), to_train=to_train)
+        return open_folder(word, folder, frozenset(exclude), asked, to_train=to_train)
     if folder.exists():
         raise InputError(f"{word}: a file; a folder of class folders is needed")
     if len(folder.parts) > 1:
         raise InputError(f"{word}: no such folder")
     raise unknown("data set or folder", word, NAMED)
+
+
+def folder_and_table(word: str) -> tuple[Path, dict[str, str]]:
+    """The folder of `PHOTOS?labels=FILE&image=COLUMN`, and what is said of its table."""
+    folder = Path(word).expanduser()
+    if "?" not in word or folder.is_dir():
+        return folder, {}
+    return Path(word.partition("?")[0]).expanduser(), dict(parse_qsl(word.partition("?")[2]))

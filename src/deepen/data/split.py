@@ -29,12 +29,16 @@ SplitName = Literal["train", "val", "test"]
 
 SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
+    "eval": "val",
     "test": "test",
+    "testing": "test",
 }
-"""Folder names that stand for a split, and the split."""
+"""Folder names that stand for a split, in any case of their letters, and the split."""
 
 
 @dataclass(frozen=True, eq=False)

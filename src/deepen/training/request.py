@@ -15,6 +15,7 @@ from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
+from urllib.parse import parse_qsl, quote, urlencode
 
 from deepen.errors import InputError
 
@@ -64,6 +65,32 @@ def _fill(words: Any) -> None:
     for each in fields(words):
         if each.default_factory is not MISSING and getattr(words, each.name) is None:
             object.__setattr__(words, each.name, each.default_factory())
+    if getattr(words, "labels", None) is not None:
+        _join_table(words)
+
+
+def with_table(data: str, labels: str | Path) -> str:
+    """A folder and the table of its labels in one word, `PHOTOS?labels=train.csv`.
+
+    Where the table lies in the folder it is named from there, so that both can move.
+    """
+    table, _, columns = str(labels).partition("?")
+    file, folder = Path(table).expanduser(), Path(data).expanduser()
+    if file.is_file():
+        inside = file.resolve().is_relative_to(folder.resolve())
+        table = (
+            file.resolve().relative_to(folder.resolve()) if inside else file.absolute()
+        ).as_posix()
+    said = urlencode({"labels": table, **dict(parse_qsl(columns))}, safe="/:\\ ", quote_via=quote)
+    return f"{data}?{said}"
+
+
+def _join_table(words: Any) -> None:
+    """Where labels stand is part of what the data are, as it is of Parquet's columns."""
+    if not isinstance(words.data, str | Path):
+        raise InputError(f"--labels {words.labels}: goes with a folder of pictures")
+    object.__setattr__(words, "data", with_table(str(words.data), words.labels))
+    object.__setattr__(words, "labels", None)
 
 
 @dataclass(frozen=True)
@@ -102,8 +129,14 @@ class Request:
     )
     exclude: Collection[str] = word(
         tuple,
-        "A list of pictures to leave out, of `deepen doctor --quarantine`.",
+        "A list of pictures to leave out, of `deepen doctor --quarantine` or any other.",
         Option(Path),
+    )
+    labels: str | Path | None = word(
+        None,
+        "A table of the pictures' labels, CSV or JSON lines, beside or among them; "
+        "FILE?image=COLUMN&label=COLUMN&split=COLUMN names columns.",
+        Option(str, metavar="FILE"),
     )
 
     def __post_init__(self) -> None:
@@ -258,6 +291,9 @@ class Scoring(Where):
         False, "Fetch a named data set that is not there.", Option(bool, ("--download",))
     )
     model: str | None = word(None, "Needed for package.module:factory of your own.", Option(str))
+    labels: str | Path | None = word(
+        None, "A table of the labels, as for `deepen train`.", Option(str, metavar="FILE")
+    )
 
     @property
     def folder(self) -> Path | None:
