@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from deepen.data.hold_out import Held
+from deepen.data.hold_out import Held, hold_out, hold_out_again
 from deepen.data.seen import sample_of
 from deepen.data.sources import PictureSet, open_source
 from deepen.errors import InputError
@@ -169,7 +169,11 @@ def open_pictures(request: Request, held: Held, begun: str | None = None) -> Pic
     if isinstance(request.data, PictureSet):
         if request.exclude:
             raise InputError("exclude goes with a folder; leave pictures out of your own set")
-        return request.data
+        if request.data.own or request.data.splits.keys() != {"train"}:
+            return request.data
+        if begun is not None:
+            return hold_out_again(request.data, held, begun)
+        return hold_out(request.data, held)
     return open_source(
         str(request.data),
         data_dir=request.folder,

@@ -60,8 +60,19 @@ def _silent() -> Reporter:
     return Silent()
 
 
+def _own(data: Any) -> Any:
+    """What a user has in hand as a `PictureSet`; words and paths as they are."""
+    if data is None or isinstance(data, str | Path):
+        return data
+    from deepen.data.own import pictures_of
+
+    return pictures_of(data)
+
+
 def _fill(words: Any) -> None:
     """None stands for the default of a word that is never None."""
+    if hasattr(words, "data"):
+        object.__setattr__(words, "data", _own(words.data))
     for each in fields(words):
         if each.default_factory is not MISSING and getattr(words, each.name) is None:
             object.__setattr__(words, each.name, each.default_factory())

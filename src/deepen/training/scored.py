@@ -48,13 +48,18 @@ def open_scored(asked: Scoring, card: Card) -> Scored:
         InputError: there are none, or no such split.
     """
     if isinstance(asked.data, PictureSet):
-        return _split_of(asked.data, asked.split)
-    word = asked.data or _begun_with(Path(asked.weights)) or card.data
-    if word in NAMED or drawn(word):
-        held = card.validation if word == card.data else None
-        named = open_source(word, data_dir=asked.folder, download=asked.download, validation=held)
-        return _split_of(named, asked.split)
-    laid = lay_out(word, download=asked.download, to_train=False)
+        word, laid = asked.data.name, asked.data
+    else:
+        word = asked.data or _begun_with(Path(asked.weights)) or card.data
+        if word in NAMED or drawn(word):
+            held = card.validation if word == card.data else None
+            named = open_source(
+                word, data_dir=asked.folder, download=asked.download, validation=held
+            )
+            return _split_of(named, asked.split)
+        laid = lay_out(word, download=asked.download, to_train=False)
+    if laid.fingerprint == card.fingerprint:
+        return _split_of(laid, asked.split)
     held_out = _held_out(laid, card)
     if held_out is not None and held_out.fingerprint == card.fingerprint:
         return _split_of(held_out, asked.split)
