@@ -60,7 +60,7 @@ class Photos(torch.utils.data.Dataset):
 )
 def test_each_form_has_the_same_pictures(data):
     source = pictures_of(data)
-    assert np.array_equal(source.splits["train"].images, IMAGES)
+    assert np.array_equal(np.stack(pixels(source)), IMAGES)
     assert source.splits["train"].labels.tolist() == LABELS.tolist()
     assert (source.classes, source.channels, source.own) == (("0", "1", "2"), 3, ())
 

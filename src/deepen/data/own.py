@@ -48,7 +48,7 @@ def pictures_of(data: Any) -> PictureSet:
             given[SPLIT_FOLDERS[str(key).lower()]] = value
         if "train" not in given:
             raise InputError("data: a dict of splits needs train")
-    heaps = {split: _read(value, split) for split, value in given.items()}
+    heaps: dict[SplitName, _Heap] = {split: _read(value, split) for split, value in given.items()}
     classes = _classes(list(heaps.values()))
     name = heaps["train"].name
     splits: dict[SplitName, Split] = {
@@ -129,8 +129,8 @@ def _read_items(data: Any) -> _Heap:
     if kept is not None:
         pictures = np.stack(kept)
     classes = getattr(data, "classes", None)
-    named = isinstance(classes, list | tuple) and len(classes) > max(labels, default=0)
-    return _Heap(name, pictures, np.array(labels), tuple(map(str, classes)) if named else None)
+    names = tuple(map(str, classes)) if isinstance(classes, list | tuple) else None
+    return _Heap(name, pictures, np.array(labels), names)
 
 
 class _Item:

@@ -22,7 +22,6 @@ from deepen.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from deepen.data.sources import PictureSet
     from deepen.training.distributed import Processes
     from deepen.training.progress import Reporter
 
@@ -106,9 +105,13 @@ def _join_table(words: Any) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for; what is left open is chosen by the data (`deepen.training.plan`)."""
+    """What a user asks for; what is left open is chosen by the data (`deepen.training.plan`).
 
-    data: str | PictureSet | None = word(
+    `data` is a word, a path, or what `deepen.data.own.pictures_of` takes, which becomes a
+    `PictureSet` here.
+    """
+
+    data: Any = word(
         None,
         "A folder of pictures (train/<class>/... and val/<class>/..., or <class>/...); Parquet "
         "files or a folder of them, or hf://owner/name; or digits, mnist, fashion-mnist, cifar10, "
@@ -283,7 +286,7 @@ class Scoring(Where):
     """Weights, and the labelled pictures that they are scored on: what `deepen.evaluate` takes."""
 
     weights: str | Path = word(None, "A weights file of `deepen train`.", Option(Path))
-    data: str | PictureSet | None = word(
+    data: Any = word(
         None, "Labelled pictures; by default those that it was trained on.", Option(str)
     )
     _: KW_ONLY

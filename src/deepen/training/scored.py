@@ -15,7 +15,7 @@ import numpy as np
 from deepen.data.drawn import drawn
 from deepen.data.hold_out import Held, hold_out, hold_out_again
 from deepen.data.seen import seen_again
-from deepen.data.sources import NAMED, PictureSet, SplitName, lay_out, open_source
+from deepen.data.sources import NAMED, SPLIT_FOLDERS, PictureSet, SplitName, lay_out, open_source
 from deepen.errors import InputError
 from deepen.training.request import Scoring
 from deepen.weights import Card
@@ -115,10 +115,9 @@ def split_names(source: PictureSet, split: str | None) -> list[SplitName]:
     order: tuple[SplitName, ...] = ("test", "val", "train")
     if split is None:
         return [next(name for name in order if name in source.splits)]
-    found = [name for name in source.splits if name == split]
-    if not found:
+    if split not in source.splits:
         raise InputError(f"--split {split}: {source.name} has {', '.join(source.splits)} and all")
-    return found
+    return [SPLIT_FOLDERS[split]]
 
 
 def _split_of(source: PictureSet, split: str | None) -> Scored:
