@@ -277,7 +277,7 @@ def _upper_peak(image: Image.Image) -> int:
     """The greatest upper byte of the colours; transparency is none."""
     colours = [band for band in image.split() if band.mode == "L"]
     colours = colours[:-1] if image.mode in ("LA", "RGBA") else colours
-    return max(band.getextrema()[1] for band in colours)
+    return max(int(np.asarray(band).max()) for band in colours)
 
 
 def _to_8_bits(image: Image.Image, white: int | None) -> Image.Image:

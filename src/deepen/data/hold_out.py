@@ -322,8 +322,8 @@ def _subfolders(split: Split, classes: Sequence[str]) -> list[str | None]:
     for key, label in zip(split.keys, split.labels.tolist(), strict=True):
         folders = key.split("/")[:-1]
         name = str(classes[label])
-        below = folders.index(name) + 1 if name in folders else 0
-        found.append(folders[below] if below < len(folders) else None)
+        below = folders[folders.index(name) + 1 :] if name in folders else []
+        found.append(below[0] if below else None)
     return found
 
 

@@ -60,7 +60,7 @@ class Encoded:
     def __getitem__(self, index: int) -> bytes:
         return self.read(int(self.numbers[index]))
 
-    def take(self, places: Sequence[int]) -> Encoded:
+    def take(self, places: Sequence[int] | np.ndarray) -> Encoded:
         """Those alone, in that order."""
         return Encoded(self.read, self.numbers[places], self.digest)
 
@@ -156,7 +156,7 @@ class Split:
         count = min(len(self), count)
         return [i * len(self) // count for i in range(count)]
 
-    def take(self, places: Sequence[int]) -> Split:
+    def take(self, places: Sequence[int] | np.ndarray) -> Split:
         """Those pictures alone, in that order."""
         rows = None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places])
         return replace(
@@ -346,7 +346,7 @@ def own_split(
     return Split(split, labels, keys, images=images, targets=targets)
 
 
-def note_on_test(splits: Collection[SplitName]) -> list[str]:
+def note_on_test(splits: Collection[str]) -> list[str]:
     """What to say where there is no test split."""
     if "test" in splits:
         return []
