@@ -16,7 +16,7 @@ from deepen.data.drawn import drawn
 from deepen.data.hold_out import Held, hold_out, hold_out_again
 from deepen.data.seen import seen_again
 from deepen.data.sources import NAMED, SPLIT_FOLDERS, PictureSet, SplitName, lay_out, open_source
-from deepen.errors import InputError
+from deepen.errors import DeepenError, InputError
 from deepen.training.request import Scoring
 from deepen.weights import Card
 
@@ -139,8 +139,8 @@ def _begun_with(weights: Path) -> str | None:
     """The folder that the run whose weights these are was begun with, where it is still there."""
     from deepen.training.run import Run
 
-    with suppress(InputError, OSError):
-        root = Run.open(weights.parent).read_about()["root"]
+    with suppress(DeepenError, OSError):
+        root = Run.open(weights.parent).read_about()["root"] if weights.is_file() else None
         if root is not None and Path(root).is_dir():
             return root
     return None
