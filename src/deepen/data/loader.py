@@ -142,7 +142,8 @@ class Batches:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        split, preprocessing, seed = self.split, self.preprocessing, self.seed
+        preprocessing, seed = self.preprocessing, self.seed
+        split = self.split = replace(self.split, white=preprocessing.white)
         self.augmentation = self.augmentation or Augmentation()  # None does for the usual one
         self.mixing = self.mixing or Mixing()
         self.augmentation.check(preprocessing)

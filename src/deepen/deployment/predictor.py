@@ -68,7 +68,8 @@ class Predictor:
         errors: dict[int, PictureError] = {}
         for place, path in enumerate(paths):
             try:
-                picture = open_picture(path, channels=preprocessing.channels)
+                channels, white = preprocessing.channels, preprocessing.white
+                picture = open_picture(path, channels=channels, white=white)
                 pixels[place] = preprocessing.fit(picture)
             except PictureError as error:
                 errors[place] = error

@@ -15,8 +15,8 @@ import numpy as np
 from deepen.data.drawn import drawn
 from deepen.data.hold_out import Held, hold_out, hold_out_again
 from deepen.data.seen import seen_again
-from deepen.data.sources import NAMED, PictureSet, SplitName, lay_out, open_source
-from deepen.errors import InputError
+from deepen.data.sources import NAMED, SPLIT_FOLDERS, PictureSet, SplitName, lay_out, open_source
+from deepen.errors import DeepenError, InputError
 from deepen.training.request import Scoring
 from deepen.weights import Card
 
@@ -48,13 +48,18 @@ def open_scored(asked: Scoring, card: Card) -> Scored:
         InputError: there are none, or no such split.
     """
     if isinstance(asked.data, PictureSet):
-        return _split_of(asked.data, asked.split)
-    word = asked.data or _begun_with(Path(asked.weights)) or card.data
-    if word in NAMED or drawn(word):
-        held = card.validation if word == card.data else None
-        named = open_source(word, data_dir=asked.folder, download=asked.download, validation=held)
-        return _split_of(named, asked.split)
-    laid = lay_out(word, download=asked.download, to_train=False)
+        word, laid = asked.data.name, asked.data
+    else:
+        word = asked.data or _begun_with(Path(asked.weights)) or card.data
+        if word in NAMED or drawn(word):
+            held = card.validation if word == card.data else None
+            named = open_source(
+                word, data_dir=asked.folder, download=asked.download, validation=held
+            )
+            return _split_of(named, asked.split)
+        laid = lay_out(word, download=asked.download, to_train=False)
+    if laid.fingerprint == card.fingerprint:
+        return _split_of(laid, asked.split)
     held_out = _held_out(laid, card)
     if held_out is not None and held_out.fingerprint == card.fingerprint:
         return _split_of(held_out, asked.split)
@@ -110,10 +115,9 @@ def split_names(source: PictureSet, split: str | None) -> list[SplitName]:
     order: tuple[SplitName, ...] = ("test", "val", "train")
     if split is None:
         return [next(name for name in order if name in source.splits)]
-    found = [name for name in source.splits if name == split]
-    if not found:
+    if split not in source.splits:
         raise InputError(f"--split {split}: {source.name} has {', '.join(source.splits)} and all")
-    return found
+    return [SPLIT_FOLDERS[split]]
 
 
 def _split_of(source: PictureSet, split: str | None) -> Scored:
@@ -135,8 +139,9 @@ def _begun_with(weights: Path) -> str | None:
     """The folder that the run whose weights these are was begun with, where it is still there."""
     from deepen.training.run import Run
 
-    with suppress(InputError, OSError):
-        about = Run.open(weights.parent).read_about()
-        if about["root"] is not None and Path(about["root"]).is_dir():
-            return about["root"] + "".join(about["name"].partition("?")[1:])  # with its columns
+    with suppress(DeepenError, OSError):
+        about = Run.open(weights.parent).read_about() if weights.is_file() else {}
+        root = about.get("root")
+        if root is not None and Path(root).is_dir():
+            return root + "".join(about["name"].partition("?")[1:])  # with what names columns
     return None
