@@ -181,6 +181,7 @@ ODD = [
     Odd("a picture's link that leads nowhere", AB, make=link("a/lost.jpg", "gone.jpg")),
     Odd("a class's link that leads nowhere", AB, make=link("c", "gone")),
     Odd("a link to the folder above", AB, make=link("a/up", "..")),
+    Odd("a link of a class folder to itself", AB, make=link("a/again", ".")),
     Odd("a link to itself", AB, make=link("a/me", "me")),
     Odd("a class folder that is a link", f"{AB} .store/{{0..19}}.jpg", make=link("c", ".store")),
     Odd("a link from one class into another", AB, make=link("a/more", "../b")),
@@ -227,6 +228,11 @@ ODD = [
         "`train.csv` and `test.csv` over `images`",
         "images/{0..29}.jpg",
         {"train.csv": rows("{0..19}.jpg"), "test.csv": rows("{20..29}.jpg")},
+    ),
+    Odd(
+        "`labels.csv` over splits and another folder",
+        "{train,test,extra}/{0..9}.jpg",
+        {"labels.csv": rows("{train,test,extra}/{0..9}.jpg")},
     ),
     Odd(
         "a column `split`",
@@ -328,7 +334,8 @@ def what_happens(root: Path, odd: Odd) -> str:
 def _counts(said: str, source: PictureSet) -> str:
     """Pictures of each split before any are held out; of shards, in all."""
     if find_shards(said):
-        return f"{sum(map(len, source.splits.values()))} rows"
+        own = f", in {' and '.join(source.own)}" if source.own else ""
+        return f"{sum(map(len, source.splits.values()))} rows{own}"
     found = survey_folder(*folder_and_table(said)).found
     counts = {split: sum(map(len, by_class.values())) for split, by_class in found.items()}
     return ", ".join(f"{split} {count}" for split, count in counts.items())

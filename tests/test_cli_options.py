@@ -21,7 +21,7 @@ OPTIONS = {
     "train": """
         --amp --batch-size --cache --choose-by --class-weights --config --data-dir --device
         --download --epochs --exclude --init-from --json --labels --lr --model --momentum
-        --no-amp --output --recipe --resume --sampling --seed --set --size --task --tune
+        --no-amp --output --recipe --resume --sampling --seed --set --size --task --together --tune
         --validation --weight-decay --weights --workers -b -j data
     """,
     "search": """

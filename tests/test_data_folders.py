@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import os
 import re
 import shutil
@@ -13,7 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
 
+from deepen.cli import app
 from deepen.data.doctor import examine
 from deepen.data.folders import survey_folder
 from deepen.data.lists import read_list
@@ -248,6 +253,27 @@ def test_a_table_is_part_of_what_is_asked(tmp_path):
         Request(labels="t.csv")
 
 
+def test_a_table_with_pictures_and_masks(tmp_path):
+    rows = "mask,image,label\n" + "".join(f"m/{i}.png,{i}.jpg,{'ab'[i % 2]}\n" for i in range(20))
+    root = plant(tmp_path, "{0..19}.jpg m/{0..19}.png", labels=rows)
+    assert set(labels(root)) == {f"{i}.jpg" for i in range(20)}
+    (root / "labels.csv").write_text(rows.replace("image", "view"))
+    with pytest.raises(InputError, match="several columns name pictures, mask, view; say --labels"):
+        open_source(root)
+
+
+def test_what_else_a_table_says_goes_with_each_picture(tmp_path):
+    rows = "file,label,patient\n" + "".join(f"{i}.jpg,{'ab'[i % 2]},p{i // 4}\n" for i in range(40))
+    source = open_source(plant(tmp_path, "{0..39}.jpg", labels=rows), together="column:patient")
+    seen: dict[str, set[str]] = {}
+    for name, split in source.splits.items():
+        for key, patient in zip(split.keys, split.column("patient"), strict=True):
+            assert patient == f"p{int(key[:-4]) // 4}"
+            seen.setdefault(patient, set()).add(name)
+    assert all(len(names) == 1 for names in seen.values())
+    assert set.union(*seen.values()) == {"train", "val", "test"}
+
+
 # Lists -----------------------------------------------------------------------------------------
 
 
@@ -299,6 +325,41 @@ def test_odd_names_come_back_from_the_doctors_list(tmp_path):
     source = open_source(root, exclude=read_list(tmp_path / "bad.txt"))
     assert sum(map(len, source.splits.values())) == 40
     assert f"excluded: {len(names) + 1} pictures, of {len(names) + 1} listed" in source.notes
+
+
+# What the doctor prints ------------------------------------------------------------------------
+
+
+def test_the_doctor_prints_what_is_left_out_and_which_classes_are_small(tmp_path):
+    root = plant(tmp_path, "{a,b}/{0..9}.jpg", "c/{0..1}.jpg", "a/{0..23}.xyz", "a/@eaDir/1.jpg")
+    shown = CliRunner().invoke(app, ["doctor", str(root)]).output
+    assert "not taken for pictures: 24 .xyz" in shown
+    assert "left out: 1 file hidden, or of file managers, servers and archives: @eaDir" in shown
+    assert "1 classes have fewer pictures than the 3 splits made of them need: c (2)" in shown
+    table = tmp_path / "t.csv"
+    table.write_text(folders.rows("{a,b}/{0..9}.jpg"))
+    shown = CliRunner().invoke(app, ["doctor", str(root), "--labels", str(table), "--json"]).output
+    found = json.loads(shown)
+    assert found["counts"] == {"all": {"a": 10, "b": 10}}
+    assert found["ignored"]["without a row in the table"] == 2
+
+
+def test_the_doctor_reads_parquet(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pictures = []
+    for i in range(40):
+        data = io.BytesIO()
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(data, "PNG")
+        pictures.append(data.getvalue())
+    pictures[3], pictures[7], pictures[9] = b"no picture", pictures[6], None
+    (tmp_path / "train.parquet").mkdir()
+    table = pa.table({"image": pictures, "label": ["a", "a", "b", "b"] * 10})
+    pq.write_table(table, tmp_path / "train.parquet/part-0.parquet")
+    found = {p.path: p.kind for p in examine(tmp_path / "train.parquet").problems}
+    row = "train.parquet/part-0.parquet"
+    assert found == {f"{row}/3": "damaged", f"{row}/9": "damaged", f"{row}/7": "duplicate"}
 
 
 # Ordinary folders ------------------------------------------------------------------------------

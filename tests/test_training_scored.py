@@ -49,7 +49,7 @@ def test_a_new_folder_is_scored_whole(trained, tmp_path):
     assert [row.support for row in scores.per_class] == [13, 17]
     assert f"{new}, all of it, not trained on, 30 pictures, one crop" in scores.protocol
     assert deepen.evaluate(trained[1], str(new), split="all", workers=0).num_samples == 30
-    with pytest.raises(InputError, match="--split val: .*new is not the data of training and has"):
+    with pytest.raises(InputError, match=r"--split val: .*new is not the data of training and has"):
         deepen.evaluate(trained[1], str(new), split="val", workers=0)
 
 

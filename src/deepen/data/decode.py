@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, features
@@ -26,6 +27,14 @@ from deepen.errors import InputError, is_scarcity
 
 MAX_PIXELS = 178_956_970
 """Width x height above which no picture is decoded: where Pillow itself refuses a bomb."""
+
+FULL = 65_535
+"""White of 16 bits."""
+
+DARK = 2**14
+"""Pictures of 16 bits that end below this are commonly of 14, 12, 10 or 8: black, taken as such."""
+
+WHITE = "--set input.white=4095"
 
 HEIC = frozenset({".heic", ".heif", ".hif"})
 """Endings of the photographs of telephones, which deepen[heic] reads."""
@@ -99,11 +108,15 @@ def open_picture(
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
     reduction: Callable[[tuple[int, int]], int] | None = None,
+    white: int | None = None,
 ) -> Image.Image:
     """Decode a picture in full and turn it upright, as mode RGB (3 channels) or L (1 channel).
 
-    The first frame is taken. Transparency is composited on white, 16-bit values keep their upper
-    8 bits, CMYK is converted without a colour profile. `name` stands for the picture in errors
+    The first frame is taken. Transparency is composited on white, CMYK is converted without a
+    colour profile. Of values of more than 8 bits `white` is the one that is white: 65,535 leaves
+    the upper 8 bits of 16, 4,095 scales 12 bits in files of 16. Left out, 16 bits are taken as
+    such where they are used, and refused where they end so low that the picture would be black.
+    `name` stands for the picture in errors
     (by default its path), and stays with it as `info["name"]`. `max_pixels` is checked on the
     header; Pillow's own limit, twice its `Image.MAX_IMAGE_PIXELS`, holds whatever it says.
 
@@ -124,7 +137,7 @@ def open_picture(
             kinds = ", ".join(FORMATS)
             raise PictureError(name, "is empty" if empty else f"not a picture; read are {kinds}")
         try:
-            return _decode(file, picture_format, name, channels, max_pixels, reduction)
+            return _decode(file, picture_format, name, channels, max_pixels, reduction, white)
         except PictureError:
             raise
         except Exception as error:  # a decoder fed with damage may raise anything
@@ -154,6 +167,7 @@ def open_pixels(
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
     reduction: Callable[[tuple[int, int]], int],
+    white: int | None = None,
 ) -> Pixels:
     """`open_picture` for training: the same pixels and errors, faster where simplejpeg is there.
 
@@ -167,7 +181,12 @@ def open_pixels(
         if found is not None:
             return found
     image = open_picture(
-        source, name=name, channels=channels, max_pixels=max_pixels, reduction=reduction
+        source,
+        name=name,
+        channels=channels,
+        max_pixels=max_pixels,
+        reduction=reduction,
+        white=white,
     )
     return to_pixels(image)
 
@@ -192,22 +211,114 @@ def to_pixels(image: Image.Image) -> Pixels:
     return Pixels(array, full_size, image.info.get("factor", 1), "factor" in image.info)
 
 
-def to_channels(image: Image.Image, channels: int) -> Image.Image:
+def to_channels(image: Image.Image, channels: int, white: int | None = None) -> Image.Image:
     """Any mode to RGB (3 channels) or L (1 channel); nothing is done where it is that already.
 
     Raises:
-        PictureError: values of 32 bits, which have no agreed white.
+        PictureError: values of more than 8 bits whose white is not known, or is exceeded.
     """
     mode = {1: "L", 3: "RGB"}[channels]
-    if image.mode.startswith("I;16"):
-        # The upper byte, which is also what Pillow's decoders keep of 16-bit colour.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise misfit(image, "32-bit or signed values have no agreed white; save as 8 or 16 bits")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bits(image, white)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
+
+
+class Depth(NamedTuple):
+    """What a picture of 16 bits a value holds.
+
+    Attributes:
+        peak: its greatest value; of colour, of which Pillow reads the upper 8 bits, the greatest
+            that it may be.
+        values: all of them, as bytes; of colour, the whole file's.
+    """
+
+    peak: int
+    values: bytes
+
+    @property
+    def bits(self) -> int:
+        """Of the least of 8, 10, 12, 14 and 16 bits that hold the peak."""
+        return next(bits for bits in (8, 10, 12, 14, 16) if self.peak < 2**bits)
+
+
+def depth_of(source: str | Path | bytes) -> Depth | None:
+    """The values of a picture of 16 bits; None of any other, which is not decoded for it.
+
+    Raises:
+        PictureError: the file cannot be read, or is damaged.
+    """
+    name = _name(source)
+    with _opened(source, name) as file:
+        picture_format = _signature(file)
+        if picture_format not in ("PNG", "TIFF"):
+            return None
+        try:
+            with _quiet():
+                image = Image.open(file, formats=(picture_format,))
+                if not _is_deep(image):
+                    return None
+                image.load()
+        except Exception as error:  # as in `open_picture`
+            raise PictureError(name, _damage(picture_format, error)) from error
+        if image.mode.startswith("I;16"):
+            values = np.asarray(image)
+            return Depth(int(values.max()), values.tobytes())
+        file.seek(0)
+        return Depth(_upper_peak(image) << 8 | 255, file.read())
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a picture that is not loaded yet has 16 bits a value, which Pillow may halve."""
+    halved = any(";16" in str(arguments) for *_, arguments in getattr(image, "tile", ()))
+    return image.mode.startswith("I;16") or (image.mode not in ("I", "F") and halved)
+
+
+def _upper_peak(image: Image.Image) -> int:
+    """The greatest upper byte of the colours; transparency is none."""
+    colours = [band for band in image.split() if band.mode == "L"]
+    colours = colours[:-1] if image.mode in ("LA", "RGBA") else colours
+    return max(int(np.asarray(band).max()) for band in colours)
+
+
+def _to_8_bits(image: Image.Image, white: int | None) -> Image.Image:
+    """Values of 16 or 32 bits, or floating ones, to 8: 0 is black."""
+    values = np.asarray(image)
+    peak = values.max()
+    if not image.mode.startswith("I;16"):
+        if white is None:
+            words = "32-bit or signed values have no agreed white"
+            raise misfit(image, f"{words}; say it, {WHITE} say, or save as 8 or 16 bits")
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise misfit(image, "has values below 0, or that are no numbers")
+    elif white is None and 0 < peak < DARK:
+        raise _too_dark(image, int(peak))
+    if peak > (white or FULL):
+        raise misfit(image, f"has values up to {peak:,}, above the white of {white:,}")
+    if white in (None, FULL):
+        # The upper byte, which is also what Pillow's decoders keep of 16-bit colour.
+        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+
+
+def _too_dark(image: Image.Image, peak: int) -> PictureError:
+    bits = Depth(peak, b"").bits
+    return misfit(
+        image,
+        f"16-bit values that end at {peak:,} ({bits} bits) would be black; say what is white, "
+        f"input.white={2**bits - 1} say ({FULL} where it is meant so dark)",
+    )
+
+
+def _check_colour(image: Image.Image, white: int | None) -> None:
+    """Refuse 16-bit colour, of which Pillow keeps the upper 8 bits, that does not use these."""
+    if white not in (None, FULL):
+        raise misfit(image, f"16-bit colour, which cannot be scaled by {WHITE}; save it as 8 bits")
+    if white is None and 0 < (peak := _upper_peak(image) << 8) < DARK:
+        words = f"16-bit colour whose values end below {peak + 256:,} would be black"
+        raise misfit(image, f"{words}; save it as 8 bits (or input.white={FULL}: it is so dark)")
 
 
 def _decode(
@@ -217,11 +328,13 @@ def _decode(
     channels: int,
     max_pixels: int,
     reduction: Callable[[tuple[int, int]], int] | None,
+    white: int | None,
 ) -> Image.Image:
     if picture_format == "HEIF":
         _register_heif()
     with _quiet():
         image = Image.open(file, formats=(picture_format,))
+    deep = _is_deep(image)
     width, height = image.size
     if width * height > max_pixels:
         raise PictureError(name, f"{width}x{height} px, above the cap of {max_pixels:,} pixels")
@@ -239,9 +352,12 @@ def _decode(
     with _quiet() if picture_format == "TIFF" else nullcontext():  # it reads its tags again
         image.load()
     orientation = _orientation(image)  # after load: a TIFF turns itself and drops the tag
+    image.info["name"] = name
     if picture_format == "PPM" and image.mode == "I":  # above 8 bits, and scaled to 16 by Pillow
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = to_channels(image, channels)
+    if deep and not image.mode.startswith("I"):
+        _check_colour(image, white)
+    image = to_channels(image, channels, white)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     image.info = about
@@ -250,9 +366,7 @@ def _decode(
 
 @cache
 def _register_heif() -> None:
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
+    import_module("pillow_heif").register_heif_opener()
 
 
 @cache

@@ -19,8 +19,18 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from deepen.data.decode import FORMATS, MAX_PIXELS, PictureError, detect_format, open_picture
-from deepen.data.folders import Survey, lay_folder, survey_folder
+from deepen.data.decode import (
+    DARK,
+    FORMATS,
+    FULL,
+    MAX_PIXELS,
+    Depth,
+    PictureError,
+    depth_of,
+    detect_format,
+    open_picture,
+)
+from deepen.data.folders import Survey, lay_out_folder, survey_folder
 from deepen.data.hold_out import Held, hold_out
 from deepen.data.leftout import some
 from deepen.data.names import natural_key, to_text
@@ -33,7 +43,14 @@ UNSPLIT = "all"
 """What counts call the one split of a folder that has none."""
 
 Kind = Literal[
-    "damaged", "mislabelled", "too_small", "duplicate", "empty_class", "unknown_class", "layout"
+    "damaged",
+    "mislabelled",
+    "too_small",
+    "duplicate",
+    "empty_class",
+    "unknown_class",
+    "layout",
+    "depth",
 ]
 """What can be wrong with a file, with a class folder, or with the folder as a whole."""
 
@@ -129,6 +146,7 @@ def examine(
             *tree.problems,
             *(problem for one in seen for problem in _file_problems(one, min_px)),
             *(problem for group in groups for problem in _duplicate_problems(group)),
+            *_depth_problems(seen),
         ],
     )
 
@@ -174,7 +192,7 @@ def _tree_of_folder(survey: Survey) -> _Tree:
     notes = [*survey.notes, *survey.left_out, *_few(counts)]
     if not problems:
         try:
-            hold_out(lay_folder(str(survey.root), survey, frozenset()), Held())
+            hold_out(lay_out_folder(str(survey.root), survey, frozenset()), Held())
         except InputError as error:
             problems.append(_problem(survey.root, survey.root, "layout", str(error)))
     return _Tree(survey.root, files, counts, survey.ignored, notes, problems)
@@ -228,6 +246,7 @@ class _Seen:
     size_px: tuple[int, int] = (0, 0)  # width, height
     digest: bytes = b""
     moments: np.ndarray | None = None  # (2, 3): mean of x and of x^2 per channel, x in 0..1
+    peak: int | None = None  # the greatest value of a picture of 16 bits
 
 
 def _look(file: _File, data: Path | bytes | PictureError, max_pixels: int) -> _Seen:
@@ -235,14 +254,31 @@ def _look(file: _File, data: Path | bytes | PictureError, max_pixels: int) -> _S
         if isinstance(data, PictureError):
             raise data
         picture_format = detect_format(data)
-        picture = open_picture(data, name=file.name, max_pixels=max_pixels)
+        depth = depth_of(data)
+        white = None if depth is None else FULL
+        picture = open_picture(data, name=file.name, max_pixels=max_pixels, white=white)
     except PictureError as error:
         return _Seen(file, error.reason)
-    digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
+    values = picture.tobytes() if depth is None else depth.values
+    digest = hashlib.sha256(f"{picture.size}".encode() + values).digest()
     shares = np.array(picture.histogram()).reshape(3, 256) / (picture.width * picture.height)
     values = np.arange(256) / 255
     moments = np.stack([shares @ values, shares @ values**2])
-    return _Seen(file, None, picture_format, picture.size, digest, moments)
+    peak = None if depth is None else depth.peak
+    return _Seen(file, None, picture_format, picture.size, digest, moments, peak)
+
+
+def _depth_problems(seen: list[_Seen]) -> list[Problem]:
+    """Pictures of 16 bits that training would take for black."""
+    peaks = [one.peak for one in seen if one.peak is not None]
+    if not peaks or not 0 < max(peaks) < DARK:
+        return []
+    bits = Depth(max(peaks), b"").bits
+    detail = (
+        f"{len(peaks):,} 16-bit files whose values end at {max(peaks):,}: {bits} bits; say what is "
+        f"white, --set input.white={2**bits - 1} ({FULL} where they are meant so dark)"
+    )
+    return [Problem(path=".", kind="depth", detail=detail)]
 
 
 def _statistics(seen: Iterable[_Seen]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

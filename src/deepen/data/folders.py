@@ -34,8 +34,8 @@ class Fault(NamedTuple):
     path: Path
     kind: Flaw
     detail: str
-    always: bool = False
-    """Whether it cannot be scored either: nobody knows what the splits are."""
+    of_training: bool = False
+    """Pictures that are scored alone may have it."""
 
 
 @dataclass
@@ -47,13 +47,13 @@ class Survey:
     """The splits that it comes with, each with its folder or table."""
     found: dict[SplitName, dict[str, list[File]]] = field(default_factory=dict)
     """The pictures by split and class; all are `train` where there are no splits."""
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What a table says of each picture, by key and column."""
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """How labels were found."""
     ignored: dict[str, int] = field(default_factory=dict)
     """What is left out, by its ending or the reason."""
-    rows: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What a table says of each picture, by its key."""
     left_out: list[str] = field(default_factory=list)
     """The same, a line for each reason."""
 
@@ -68,14 +68,13 @@ def open_folder(
 ) -> PictureSet:
     """The pictures under `root`, all in `train` where it has no splits of its own.
 
-    Arguments and errors are those of `open_source` and `survey_folder`; what is not `to_train` on
-    may lack classes.
+    Arguments and errors are those of `open_source`; what is not `to_train` on may lack classes.
     """
     survey = survey_folder(root, asked or {})
     for fault in survey.faults:
-        if to_train or fault.always:
+        if to_train or not fault.of_training:
             raise InputError(f"{fault.path}: {fault.detail}")
-    return lay_folder(word, survey, exclude, to_train=to_train)
+    return lay_out_folder(word, survey, exclude, to_train=to_train)
 
 
 def survey_folder(root: Path, asked: dict[str, str]) -> Survey:
@@ -104,44 +103,45 @@ def survey_folder(root: Path, asked: dict[str, str]) -> Survey:
     return survey
 
 
-def lay_folder(
+def lay_out_folder(
     word: str, survey: Survey, exclude: frozenset[str], *, to_train: bool = True
 ) -> PictureSet:
-    """The pictures of a survey, all in `train` where it has no splits.
+    """The pictures of a survey without fault, in order, all in `train` where it has no splits.
 
     Raises:
-        InputError: of a class to train on all pictures are excluded, or there are none at all.
+        InputError: a class has no picture left to train on, or there is none at all.
     """
     root, found = survey.root, survey.found
-    keys = {f.key for by_class in found.values() for files in by_class.values() for f in files}
-    left_out, notes = exclude_from(keys, exclude, root)
     classes = sorted({name for by_class in found.values() for name in by_class}, key=natural_key)
+    places = {name: place for place, name in enumerate(classes)}
+    keys = {f.key for by_class in found.values() for files in by_class.values() for f in files}
+    left_out, notes_on_list = exclude_from(keys, exclude, root)
     splits: dict[SplitName, Split] = {}
-    for split in get_args(SplitName):
+    for split, by_class in found.items():
         labels: list[int] = []
-        files: list[File] = []
-        for name, of_class in found.get(split, {}).items():
+        chosen: list[File] = []
+        for name, of_class in by_class.items():
             kept = [file for file in of_class if file.key not in left_out]
-            if to_train and not kept:
+            if not kept and to_train:
                 where = survey.own.get(split, root) / name
                 raise InputError(f"{where}: the class has no picture, as all are excluded")
-            files += kept
-            labels += [classes.index(name)] * len(kept)
-        if files:
-            rows = [survey.rows.get(file.key, {}) for file in files]
+            chosen += kept
+            labels += [places[name]] * len(kept)
+        if chosen:
+            rows = [survey.rows.get(file.key, {}) for file in chosen]
             columns = dict.fromkeys(name for row in rows for name in row)
             splits[split] = Split(
                 split,
                 np.array(labels, dtype=np.int64),
-                tuple(file.key for file in files),
-                files=tuple(file.path for file in files),
-                sizes=np.array([file.size for file in files], dtype=np.int64),
-                columns={name: [row.get(name, "") for row in rows] for name in columns},
+                tuple(file.key for file in chosen),
+                files=tuple(file.path for file in chosen),
+                sizes=np.array([file.size for file in chosen], dtype=np.int64),
+                columns={name: [row.get(name) for row in rows] for name in columns},
             )
     if not splits:
-        raise InputError(f"{root}: has no picture in a class folder, nor a table of labels")
-    notes = [*survey.notes, *notes, *survey.left_out]
-    return PictureSet(word, root, tuple(classes), 3, splits, tuple(notes), tuple(survey.own))
+        raise InputError(f"{root}: has no picture in a class folder")
+    notes = (*survey.notes, *notes_on_list, *survey.left_out)
+    return PictureSet(word, root, tuple(classes), 3, splits, notes, tuple(survey.own))
 
 
 def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
@@ -153,13 +153,13 @@ def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
         split = SPLIT_FOLDERS.get(name.lower())
         if split in folders:
             detail = f"stands for the same split as {folders[split].name}; {_SPLITS}"
-            survey.faults.append(Fault(root / name, "layout", detail, always=True))
+            survey.faults.append(Fault(root / name, "layout", detail))
         elif split is not None:
             folders[split] = root / name
     if folders and "train" not in folders:
         name = next(iter(folders.values())).name
         detail = f"has a folder {name} but no train; {_SPLITS}, and a class {name} lies in train"
-        survey.faults.append(Fault(root, "layout", detail))
+        survey.faults.append(Fault(root, "layout", detail, of_training=True))
     alike: defaultdict[str, dict[SplitName, str]] = defaultdict(dict)
     for name in [] if folders else names:
         if match := _SPLIT_IN_NAME.search(name):
@@ -168,8 +168,7 @@ def _split_folders(survey: Survey, names: list[str]) -> dict[SplitName, Path]:
     for split_names in alike.values():
         if "train" in split_names and len(split_names) > 1:
             detail = f"if {' and '.join(sorted(split_names.values()))} are splits, rename them: "
-            path = root / split_names["train"]
-            survey.faults.append(Fault(path, "layout", detail + _SPLITS, always=True))
+            survey.faults.append(Fault(root / split_names["train"], "layout", detail + _SPLITS))
     return {split: folders[split] for split in get_args(SplitName) if split in folders}
 
 
@@ -190,7 +189,7 @@ def _read_classes(survey: Survey, walk: Walk, folders: dict[SplitName, Path]) ->
             files, others = walk.files(folder / name)
             by_class.setdefault(to_text(name), []).extend(files)
             if not files:
-                survey.faults.append(Fault(folder / name, "empty_class", _why_none(others)))
+                survey.faults.append(Fault(folder / name, "empty_class", _why_none(others), True))
             elif not folders:
                 _check_no_splits_below(survey, walk, folder / name)
         _check_classes(survey, walk, split, folder)
@@ -210,7 +209,7 @@ def _check_no_splits_below(survey: Survey, walk: Walk, folder: Path) -> None:
     if "train" in below and len(below) > 1:
         moved = f"{below['train']}/{folder.name}"
         detail = f"splits lie above the classes: make it {moved}; {_SPLITS}"
-        survey.faults.append(Fault(folder / below["train"], "layout", detail, always=True))
+        survey.faults.append(Fault(folder / below["train"], "layout", detail))
 
 
 def _check_classes(survey: Survey, walk: Walk, split: SplitName, folder: Path) -> None:
@@ -231,7 +230,7 @@ def _check_classes(survey: Survey, walk: Walk, split: SplitName, folder: Path) -
         if len(inner) > 1 and not survey.own:
             whole = folder / listing.folders[0]
             detail += f"; if {some([to_text(name) for name in inner])} are, name {whole}"
-        survey.faults.append(Fault(folder, "layout", detail))
+        survey.faults.append(Fault(folder, "layout", detail, of_training=True))
 
 
 def _check_known(survey: Survey, split: SplitName, where: Path) -> None:
@@ -239,7 +238,7 @@ def _check_known(survey: Survey, split: SplitName, where: Path) -> None:
     for name in survey.found[split] if known else ():
         if name not in known:
             detail = str(unknown("class of train", name, known))
-            survey.faults.append(Fault(where, "unknown_class", detail))
+            survey.faults.append(Fault(where, "unknown_class", detail, True))
 
 
 # A table -----------------------------------------------------------------------------------------
@@ -275,25 +274,29 @@ def _read_tables(
     """The pictures that have a label in a table."""
     files, _ = walk.files(walk.root)
     labelled, survey.notes = label_pictures(places, walk.root, files, asked, walk.left)
-    table, by_folder = places[0].path, {f.name: split for split, f in folders.items()}
-    splits = [one.split or by_folder.get(one.file.key.partition("/")[0]) for one in labelled]
+    table = places[0].path
+    by_folder: dict[str, SplitName] = {folder.name: split for split, folder in folders.items()}
+    survey.rows = {one.file.key: one.row for one in labelled}
+    splits: list[SplitName | None] = [
+        one.split or by_folder.get(one.file.key.partition("/")[0]) for one in labelled
+    ]
+    is_split = any(splits)
     for one, split in zip(labelled, splits, strict=True):
-        if split is None and any(splits):
+        if split is None and is_split:
             walk.left.add(NO_SPLIT, one.file.key)
             continue
         by_class = survey.found.setdefault(split or "train", {})
         by_class.setdefault(one.label, []).append(one.file)
-        survey.rows[one.file.key] = one.row
     survey.found = {
         split: {name: of[name] for name in sorted(of, key=natural_key)}
         for split in get_args(SplitName)
         if (of := survey.found.get(split))
     }
-    survey.own = dict.fromkeys(survey.found, table) if any(splits) else {}
+    survey.own = dict.fromkeys(survey.found, table) if is_split else {}
     if "train" not in survey.found:
-        survey.faults.append(Fault(table, "layout", "labels no picture of train"))
+        survey.faults.append(Fault(table, "layout", "labels no picture of train", True))
     elif len(survey.found["train"]) == 1:
         detail = f"has one class only, {next(iter(survey.found['train']))}; two are needed"
-        survey.faults.append(Fault(table, "layout", detail))
+        survey.faults.append(Fault(table, "layout", detail, of_training=True))
     for split in survey.found:
         _check_known(survey, split, table)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepen.data.split import PictureSet, Split, SplitName, note_on_test
+from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName, note_on_test
 from deepen.errors import InputError
 
 HELD_OUT = 0.1
@@ -86,9 +86,9 @@ def hold_out(laid: PictureSet, held: Held, *, by_class: bool = True) -> PictureS
         places = units.places()
         splits = {"train": train.take(places[_TRAIN]), **splits}
         for code in wanted:
-            name: SplitName = "test" if code == _TEST else "val"
+            split = SPLIT_FOLDERS["test" if code == _TEST else "val"]
             if len(places[code]):
-                splits[name] = replace(train.take(places[code]), name=name)
+                splits[split] = replace(train.take(places[code]), name=split)
         notes += units.notes(wanted, held)
         if held.together is None:
             notes += _note_on_subfolders(splits.values(), laid.classes)
@@ -321,8 +321,9 @@ def _subfolders(split: Split, classes: Sequence[str]) -> list[str | None]:
     found: list[str | None] = []
     for key, label in zip(split.keys, split.labels.tolist(), strict=True):
         folders = key.split("/")[:-1]
-        below = folders.index(classes[label]) + 1 if classes[label] in folders else 0
-        found.append(folders[below] if below < len(folders) else None)
+        name = str(classes[label])
+        below = folders[folders.index(name) + 1 :] if name in folders else []
+        found.append(below[0] if below else None)
     return found
 
 

@@ -155,7 +155,8 @@ class Batches:
     tell: Callable[[str], None] = _nobody
 
     def __post_init__(self) -> None:
-        split, preprocessing, seed = self.split, self.preprocessing, self.seed
+        preprocessing, seed = self.preprocessing, self.seed
+        split = self.split = replace(self.split, white=preprocessing.white)
         self.augmentation = self.augmentation or Augmentation()  # None does for the usual one
         self.mixing = self.mixing or Mixing()
         self.augmentation.check(preprocessing)

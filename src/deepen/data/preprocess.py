@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor
 
-from deepen.data.decode import MAX_PIXELS, misfit, to_channels
+from deepen.data.decode import FULL, MAX_PIXELS, misfit, to_channels
 from deepen.data.geometry import Box, window_of
 
 
@@ -34,6 +34,8 @@ class Preprocessing(BaseModel):
     """Of the resizing, with Pillow's antialiasing; bicubic for weights of others that had it."""
     pad_px: int = 0
     """Border of zeros put round the picture after resizing."""
+    white: PositiveInt | None = None
+    """Of pictures of more than 8 bits, the value that is white; None: they were none."""
     mean: tuple[float, ...]
     """Per channel, on the 0..1 scale; so is `std`."""
     std: tuple[float, ...]
@@ -73,6 +75,8 @@ class Preprocessing(BaseModel):
             words += f", {self.pad_px} px of zeros round it"
         if self.channels == 1:
             words += ", greyscale"
+        if self.white not in (None, FULL):
+            words += f", white is {self.white:,}"
         if self.mean_image:
             words += ", mean of each pixel subtracted"
         return words
@@ -86,7 +90,7 @@ class Preprocessing(BaseModel):
             PictureError: the picture has another size and `resize` is `none`, or it is so thin
                 that its resized form would exceed `MAX_PIXELS`.
         """
-        image = to_channels(image, self.channels)
+        image = to_channels(image, self.channels, self.white)
         height, width = self._resized(image.height, image.width)
         if height * width > MAX_PIXELS:
             raise misfit(image, f"too thin: would become {width}x{height} px")

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepen.data.decode import (
+    PictureError,
     Pixels,
     open_picture,
     open_pixels,
@@ -41,9 +42,32 @@ SPLIT_FOLDERS: dict[str, SplitName] = {
 """Folder names that stand for a split, in any case of their letters, and the split."""
 
 
+class Encoded:
+    """Encoded pictures of a user's own that are asked for when they are needed.
+
+    Args:
+        read: from a picture's number to its bytes; crosses to workers.
+        numbers: int64 (N,), of these pictures.
+        digest: of the contents of all.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], numbers: np.ndarray, digest: bytes) -> None:
+        self.read, self.numbers, self.digest = read, numbers, digest
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.read(int(self.numbers[index]))
+
+    def take(self, places: Sequence[int] | np.ndarray) -> Encoded:
+        """Those alone, in that order."""
+        return Encoded(self.read, self.numbers[places], self.digest)
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled pictures: in memory, as files, or as rows of Parquet shards."""
+    """Labelled pictures: in memory, as files, as rows of Parquet shards, or of a user's own."""
 
     name: SplitName
     labels: np.ndarray
@@ -57,15 +81,18 @@ class Split:
     sizes: np.ndarray | None = None
     """int64 (N,), of the files in bytes where they are known already; -1 where there is none."""
     rows: Rows | None = None
+    blobs: Encoded | None = None
     targets: Sequence[Mapping[str, Any]] | None = None
     """Of each picture what is to be learned where that is more than a class: a mapping of names to
     arrays or numbers, as torchvision's detection has it, {"boxes": float32 (n, 4), "labels": int64
     (n,)}. Boxes, points and masks are in px of the upright picture in full size."""
+    white: int | None = None
+    """Of pictures of more than 8 bits, the value that is white, as `Preprocessing.white` says."""
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """What else a table says of each picture, by the column's name; N values each."""
 
     def __post_init__(self) -> None:
-        given = [p for p in (self.images, self.files, self.rows) if p is not None]
+        given = [p for p in (self.images, self.files, self.rows, self.blobs) if p is not None]
         assert len(given) == 1
         assert len(given[0]) == len(self.labels) == len(self.keys)
         assert self.targets is None or len(self.targets) == len(self.labels)
@@ -86,14 +113,21 @@ class Split:
         """
         if self.files is not None:
             return self.files[index]
-        assert self.rows is not None
-        return self.rows.read(index)
+        if self.rows is not None:
+            return self.rows.read(index)
+        assert self.blobs is not None
+        try:
+            return self.blobs[index]
+        except Exception as error:  # of the user's code
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise PictureError(self.key(index), f"cannot be read: {reason}") from error
 
     def picture(self, index: int, channels: int) -> Image.Image:
         """A picture decoded in full; errors are those of `open_picture`."""
         if self.images is not None:
             return to_channels(to_image(self.images[index]), channels)
-        return open_picture(self.encoded(index), name=self.key(index), channels=channels)
+        name = self.key(index)
+        return open_picture(self.encoded(index), name=name, channels=channels, white=self.white)
 
     def pixels(
         self, index: int, channels: int, reduction: Callable[[tuple[int, int]], int]
@@ -101,8 +135,13 @@ class Split:
         """A picture decoded for training; arguments and errors are those of `open_pixels`."""
         if self.images is not None:
             return to_pixels(self.picture(index, channels))
-        name = self.key(index)
-        return open_pixels(self.encoded(index), name=name, channels=channels, reduction=reduction)
+        return open_pixels(
+            self.encoded(index),
+            name=self.key(index),
+            channels=channels,
+            reduction=reduction,
+            white=self.white,
+        )
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The pictures shuffled for an epoch, int64 (N,): shards as `Rows.order` says."""
@@ -117,7 +156,7 @@ class Split:
         count = min(len(self), count)
         return [i * len(self) // count for i in range(count)]
 
-    def take(self, places: Sequence[int]) -> Split:
+    def take(self, places: Sequence[int] | np.ndarray) -> Split:
         """Those pictures alone, in that order."""
         rows = None if self.rows is None else Rows(self.rows.shards, self.rows.numbers[places])
         return replace(
@@ -128,6 +167,7 @@ class Split:
             files=None if self.files is None else tuple(self.files[i] for i in places),
             sizes=None if self.sizes is None else self.sizes[places],
             rows=rows,
+            blobs=None if self.blobs is None else self.blobs.take(places),
             targets=None if self.targets is None else tuple(self.targets[i] for i in places),
             columns={name: [values[i] for i in places] for name, values in self.columns.items()},
         )
@@ -138,9 +178,12 @@ class Split:
         def both(one: Any, two: Any) -> Any:
             return None if one is None or two is None else np.concatenate([one, two])
 
-        rows = None
+        rows, blobs = None, None
         if self.rows is not None and other.rows is not None:
             rows = Rows(self.rows.shards, both(self.rows.numbers, other.rows.numbers))
+        if self.blobs is not None and other.blobs is not None:
+            numbers = both(self.blobs.numbers, other.blobs.numbers)
+            blobs = Encoded(self.blobs.read, numbers, self.blobs.digest)
         return replace(
             self,
             labels=both(self.labels, other.labels),
@@ -149,6 +192,7 @@ class Split:
             files=None if self.files is None or other.files is None else self.files + other.files,
             sizes=both(self.sizes, other.sizes),
             rows=rows,
+            blobs=blobs,
             targets=None if self.targets is None else (*self.targets, *(other.targets or ())),
             columns={
                 name: [*values, *other.columns[name]]
@@ -181,9 +225,11 @@ class Split:
             if sizes is None:
                 sizes = np.array([file_size(path) for path in self.files])
             digest.update(sizes.astype("<i8").tobytes())
-        else:
-            assert self.rows is not None
+        elif self.rows is not None:
             digest.update(self.rows.shards.digest)
+        else:
+            assert self.blobs is not None
+            digest.update(self.blobs.digest + self.blobs.numbers.astype("<i8").tobytes())
         for target in () if self.targets is None else self.targets:
             digest.update(f"\n{len(target)} targets".encode())
             for name, value in sorted(target.items()):
@@ -209,6 +255,13 @@ class PictureSet:
     own: tuple[SplitName, ...] = ()
     """The splits that it came with; what others there are was held out of training pictures. None:
     it came as one heap."""
+
+    def seen_with(self, white: int | None) -> PictureSet:
+        """The same, where that value is white of pictures of more than 8 bits."""
+        if white is None:
+            return self
+        splits = {name: replace(split, white=white) for name, split in self.splits.items()}
+        return replace(self, splits=splits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -249,7 +302,7 @@ class PictureSet:
         """
         given: dict[SplitName, Sequence[Any] | None] = {"train": train, "val": val, "test": test}
         splits: dict[SplitName, Split] = {
-            split: _own_split(name, split, len(classes), *parts)
+            split: own_split(name, split, len(classes), *parts)
             for split, parts in given.items()
             if parts is not None
         }
@@ -260,7 +313,7 @@ class PictureSet:
         return cls(name, None, tuple(classes), channels.pop(), splits, notes, tuple(splits))
 
 
-def _own_split(
+def own_split(
     name: str,
     split: SplitName,
     num_classes: int,
@@ -268,6 +321,7 @@ def _own_split(
     labels: Any,
     targets: Sequence[Mapping[str, Any]] | None = None,
 ) -> Split:
+    """A split of a user's own; arguments and errors are those of `PictureSet.of`."""
     where, labels = f"{name}, {split}", np.asarray(labels)
     if not len(pictures) or len(pictures) != len(labels):
         raise InputError(f"{where}: {len(pictures):,} pictures and {len(labels):,} labels")
@@ -277,9 +331,14 @@ def _own_split(
     if not whole or labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(f"{where}: labels are whole numbers from 0 to {num_classes - 1}")
     labels = labels.astype(np.int64)
-    if all(isinstance(picture, str | Path) for picture in pictures):
+    if not isinstance(pictures, np.ndarray | Encoded) and all(
+        isinstance(picture, str | Path) for picture in pictures
+    ):
         files = tuple(map(Path, pictures))
         return Split(split, labels, tuple(map(str, files)), files=files, targets=targets)
+    keys = tuple(f"{name}/{split}/{place}" for place in range(len(labels)))
+    if isinstance(pictures, Encoded):
+        return Split(split, labels, keys, blobs=pictures, targets=targets)
     images = np.asarray(pictures)
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -287,11 +346,10 @@ def _own_split(
             f"{where}: pictures are paths, or uint8 (N, h, w) or (N, h, w, C) of 1 or 3 channels, "
             f"not {images.dtype} {images.shape}"
         )
-    keys = tuple(f"{name}/{split}/{place}" for place in range(len(labels)))
     return Split(split, labels, keys, images=images, targets=targets)
 
 
-def note_on_test(splits: Collection[SplitName]) -> list[str]:
+def note_on_test(splits: Collection[str]) -> list[str]:
     """What to say where there is no test split."""
     if "test" in splits:
         return []

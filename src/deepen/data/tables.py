@@ -19,7 +19,7 @@ from deepen.data.decode import EXTENSIONS
 from deepen.data.index import ending
 from deepen.data.leftout import NO_LABEL, NO_ROW, LeftOut, some
 from deepen.data.lists import Spellings
-from deepen.data.names import natural_key, to_text
+from deepen.data.names import natural_key, printable, to_text
 from deepen.data.split import SPLIT_FOLDERS, SplitName
 from deepen.data.walk import File
 from deepen.errors import InputError, unknown
@@ -93,7 +93,7 @@ def find_tables(
     """
     found: list[Place] = []
     for folder in (root, *folders.values()):
-        of = next((split for split, each in folders.items() if each == folder), None)
+        of: SplitName | None = next((s for s, each in folders.items() if each == folder), None)
         for name in names[folder]:
             known, split = _role(name)
             if known and (folder == root or split in (None, of)):
@@ -217,7 +217,13 @@ def _image_column(table: Table) -> str:
         raise InputError(
             f"{table.path}: no column names pictures; it has {have}; {_say(table, 'image')}"
         )
-    return (whole or named)[0]
+    both = [name for name in named if name in whole] or whole or named
+    if both == whole and len(whole) > 1:
+        several = ", ".join(whole)
+        raise InputError(
+            f"{table.path}: several columns name pictures, {several}; {_say(table, 'image')}"
+        )
+    return both[0]
 
 
 def _split_column(table: Table) -> str | None:
@@ -297,7 +303,7 @@ def _read_rows(
             lost.append(cells[columns.image] or "an empty cell")
             continue
         split = _split(cells[columns.split], where) if columns.split else of
-        new = Labelled(file, cells[columns.label], split, where, cells)
+        new = Labelled(file, printable(cells[columns.label]), split, where, cells)
         old = found.setdefault(file.key, new)
         if (old.label, old.split) != (new.label, new.split):
             one, other = (" in ".join(filter(None, (o.label, o.split))) for o in (old, new))

@@ -37,17 +37,19 @@ def find_pictures(sources: Source | Iterable[Source]) -> Iterator[Source]:
     return _found(sources)
 
 
-def open_source_picture(source: Source, name: str, channels: int) -> Image.Image:
+def open_source_picture(
+    source: Source, name: str, channels: int, white: int | None = None
+) -> Image.Image:
     """One picture, upright, as mode RGB (3 channels) or L (1 channel): as `open_picture` has it.
 
     Raises:
         PictureError: it cannot be decoded, or is of another form than pictures have.
     """
     if isinstance(source, str | Path | bytes):
-        return open_picture(source, name=name, channels=channels)
+        return open_picture(source, name=name, channels=channels, white=white)
     try:
         image = source if isinstance(source, Image.Image) else Image.fromarray(_pixels(source))
-        image = to_channels(ImageOps.exif_transpose(image), channels)
+        image = to_channels(ImageOps.exif_transpose(image), channels, white)
     except PictureError as error:
         raise PictureError(name, error.reason) from error
     except Exception as error:  # a lazy picture is decoded here

@@ -79,7 +79,8 @@ class Predictor:
         errors: dict[int, PictureError] = {}
         for place, (name, source) in enumerate(pictures):
             try:
-                picture = open_source_picture(source, name, preprocessing.channels)
+                channels, white = preprocessing.channels, preprocessing.white
+                picture = open_source_picture(source, name, channels, white)
                 pixels[place] = preprocessing.fit(picture)
             except PictureError as error:
                 errors[place] = error

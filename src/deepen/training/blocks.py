@@ -189,6 +189,7 @@ class _Input(Block, frozen=True):
     size_px: int | None = Field(default=None, ge=1, le=2**15)
     resize: Literal["auto", "none", "shorter", "squash"] = "auto"
     pad_px: int | None = Field(default=None, ge=0)
+    white: int | None = Field(default=None, ge=1)  # of pictures of more than 8 bits: 4095 of 12
 
 
 class _Centred(_Input, frozen=True):

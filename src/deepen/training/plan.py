@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deepen.data.hold_out import Held
+from deepen.data.hold_out import Held, hold_out, hold_out_again
 from deepen.data.parquet import HUB
 from deepen.data.seen import sample_of
 from deepen.data.sources import NAMED, PictureSet, open_source
@@ -117,6 +117,8 @@ def complete(
     Raises:
         InputError: the recipe asks for something that these data or this network cannot have.
     """
+    prepared = _input(source, model, recipe, start)
+    source = source.seen_with(prepared.preprocessing.white)
     plan = Plan(
         data=source.name if isinstance(request.data, PictureSet) else str(request.data),
         data_dir=None if request.folder is None else str(request.folder.expanduser().absolute()),
@@ -124,7 +126,7 @@ def complete(
         model=model,
         recipe=recipe,
         source=source,
-        input=_input(source, model, recipe, start),
+        input=prepared,
         start=start,
         words=words,
     )
@@ -172,7 +174,11 @@ def open_pictures(request: Request, held: Held, begun: str | None = None) -> Pic
     if isinstance(request.data, PictureSet):
         if request.exclude:
             raise InputError("exclude goes with a folder; leave pictures out of your own set")
-        return request.data
+        if request.data.own or request.data.splits.keys() != {"train"}:
+            return request.data
+        if begun is not None:
+            return hold_out_again(request.data, held, begun)
+        return hold_out(request.data, held)
     return open_source(
         str(request.data),
         data_dir=request.folder,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 from pydantic import ValidationError
 from torch import Tensor
 
+from deepen.data.decode import DARK, FULL, Depth, PictureError, depth_of
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet
 from deepen.data.statistics import per_channel_stats, per_pixel_mean
@@ -17,6 +20,9 @@ from deepen.weights import Card
 
 PHOTO_PX = 64
 """What a network made for 32 px is shown of photographs: they say little at 32."""
+
+DEPTHS_SEEN = 256
+"""Training pictures, evenly spaced, that are looked at for more than 8 bits a value."""
 
 BORDER_PX = 8
 """Pictures smaller than the network's input by at most this get a border rather than a resize."""
@@ -45,10 +51,9 @@ def prepare(spec: Input, source: PictureSet, takes: Takes | None) -> Prepared:
         channels = takes.channels
     geometry = _geometry(spec, source, takes)
     # Statistics are of the pictures as they will be fitted, border included.
-    plain = _checked(
-        {**geometry, "channels": channels, "mean": (0.0,) * channels, "std": (1.0,) * channels}
-    )
-    train = source.splits["train"]
+    flat = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    plain = _checked({**geometry, "channels": channels, "white": _white(spec, source), **flat})
+    train = replace(source.splits["train"], white=plain.white)
     if spec.normalize == "range":
         std = 1 / (spec.range[1] - spec.range[0])
         scale = {"mean": (-spec.range[0] * std,) * channels, "std": (std,) * channels}
@@ -78,7 +83,10 @@ def adopt(spec: Input, source: PictureSet, card: Card, mean_image: Tensor | None
     have = None if images is None else images.shape[1:3]
     asked = spec.resize != "auto" or spec.pad_px is not None or size != theirs.size_px
     alike = theirs.resize != "none" or have == theirs.crop_px
-    colors = theirs.model_dump(include={"channels", "mean", "std", "mean_image", "interpolation"})
+    kept = {"channels", "white", "mean", "std", "mean_image", "interpolation"}
+    if theirs.white in (None, FULL) and (white := _white(spec, source)) is not None:
+        theirs = theirs.model_copy(update={"white": white})
+    colors = theirs.model_dump(include=kept)
     if not asked and alike:
         prepared = theirs
     else:
@@ -88,6 +96,32 @@ def adopt(spec: Input, source: PictureSet, card: Card, mean_image: Tensor | None
         mean = tuple(mean_image.mean((0, 1)).tolist())
         return Prepared(prepared.model_copy(update={"mean": mean, "mean_image": False}), None)
     return Prepared(prepared, mean_image)
+
+
+def _white(spec: Input, source: PictureSet) -> int | None:
+    """The white of 16-bit pictures, as the recipe says or the pictures show; None: there are none.
+
+    Raises:
+        InputError: their values end so low that they would be black.
+    """
+    train = source.splits["train"]
+    if spec.white is not None or train.images is not None:
+        return spec.white
+    found: list[Depth] = []
+    for index in train.sample(DEPTHS_SEEN):
+        with suppress(PictureError):  # whoever decodes it in full will name it
+            if (depth := depth_of(train.encoded(index))) is not None:
+                found.append(depth)
+                if depth.peak >= DARK:
+                    return FULL
+    if not found:
+        return None
+    darkest = max(found, key=lambda depth: depth.peak)
+    raise InputError(
+        f"{source.name}: {len(found):,} 16-bit pictures whose values end at {darkest.peak:,} "
+        f"({darkest.bits} bits) would be black; say what is white: "
+        f"--set input.white={2**darkest.bits - 1} ({FULL} where they are meant so dark)"
+    )
 
 
 def _geometry(spec: Input, source: PictureSet, takes: Takes | None) -> dict[str, object]:

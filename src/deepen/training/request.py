@@ -22,7 +22,6 @@ from deepen.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from deepen.data.sources import PictureSet
     from deepen.training.distributed import Processes
     from deepen.training.progress import Reporter
 
@@ -62,8 +61,19 @@ def _silent() -> Reporter:
     return Silent()
 
 
+def _own(data: Any) -> Any:
+    """What a user has in hand as a `PictureSet`; words and paths as they are."""
+    if data is None or isinstance(data, str | Path):
+        return data
+    from deepen.data.own import pictures_of
+
+    return pictures_of(data)
+
+
 def _fill(words: Any) -> None:
     """None stands for the default of a word that is never None."""
+    if hasattr(words, "data"):
+        object.__setattr__(words, "data", _own(words.data))
     for each in fields(words):
         if each.default_factory is not MISSING and getattr(words, each.name) is None:
             object.__setattr__(words, each.name, each.default_factory())
@@ -97,9 +107,13 @@ def _join_table(words: Any) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for; what is left open is chosen by the data (`deepen.training.plan`)."""
+    """What a user asks for; what is left open is chosen by the data (`deepen.training.plan`).
 
-    data: str | PictureSet | None = word(
+    `data` is a word, a path, or what `deepen.data.own.pictures_of` takes, which becomes a
+    `PictureSet` here.
+    """
+
+    data: Any = word(
         None,
         "A folder of pictures (train/<class>/... and val/<class>/..., or <class>/...); Parquet "
         "files or a folder of them, or hf://owner/name; or digits, mnist, fashion-mnist, cifar10, "
@@ -277,7 +291,7 @@ class Scoring(Where):
     """Weights, and the labelled pictures that they are scored on: what `deepen.evaluate` takes."""
 
     weights: str | Path = word(None, "A weights file of `deepen train`.", Option(Path))
-    data: str | PictureSet | None = word(
+    data: Any = word(
         None, "Labelled pictures; by default those that it was trained on.", Option(str)
     )
     _: KW_ONLY

@@ -14,7 +14,7 @@ import numpy as np
 from deepen.data.drawn import drawn
 from deepen.data.hold_out import Held, hold_out, hold_out_again
 from deepen.data.seen import seen_again
-from deepen.data.sources import NAMED, PictureSet, SplitName, lay_out, open_source
+from deepen.data.sources import NAMED, SPLIT_FOLDERS, PictureSet, SplitName, lay_out, open_source
 from deepen.errors import InputError
 from deepen.training.request import Scoring
 from deepen.training.resume import place_of
@@ -48,15 +48,20 @@ def open_scored(asked: Scoring, card: Card) -> Scored:
         InputError: there are none, or no such split.
     """
     if isinstance(asked.data, PictureSet):
-        return _split_of(asked.data, asked.split)
-    word = asked.data or place_of(asked.weights, card)
-    if card.thresholds:  # several labels a picture
-        word = word.replace("?labels=", "?tags=", 1)
-    if word in NAMED or drawn(word):
-        held = card.validation if asked.data in (None, card.data) else None
-        named = open_source(word, data_dir=asked.folder, download=asked.download, validation=held)
-        return _split_of(named, asked.split)
-    laid = lay_out(word, download=asked.download, to_train=False)
+        word, laid = asked.data.name, asked.data
+    else:
+        word = asked.data or place_of(asked.weights, card)
+        if card.thresholds:  # several labels a picture
+            word = word.replace("?labels=", "?tags=", 1)
+        if word in NAMED or drawn(word):
+            held = card.validation if asked.data in (None, card.data) else None
+            named = open_source(
+                word, data_dir=asked.folder, download=asked.download, validation=held
+            )
+            return _split_of(named, asked.split)
+        laid = lay_out(word, download=asked.download, to_train=False)
+    if laid.fingerprint == card.fingerprint:
+        return _split_of(laid, asked.split)
     held_out = _held_out(laid, card)
     if held_out is not None and held_out.fingerprint == card.fingerprint:
         return _split_of(held_out, asked.split)
@@ -112,10 +117,9 @@ def split_names(source: PictureSet, split: str | None) -> list[SplitName]:
     order: tuple[SplitName, ...] = ("test", "val", "train")
     if split is None:
         return [next(name for name in order if name in source.splits)]
-    found = [name for name in source.splits if name == split]
-    if not found:
+    if split not in source.splits:
         raise InputError(f"--split {split}: {source.name} has {', '.join(source.splits)} and all")
-    return found
+    return [SPLIT_FOLDERS[split]]
 
 
 def _split_of(source: PictureSet, split: str | None) -> Scored:

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from deepen.data.decode import open_picture, to_image
 from deepen.data.loader import Batch
 from deepen.data.sampling import UNEVEN, imbalance
 from deepen.data.sources import Split
@@ -322,10 +321,7 @@ def _mistakes(
 
 def _small_png(split: Split, index: int) -> str:
     """At most MISTAKE_PX a side, base64."""
-    if split.images is not None:
-        image = to_image(split.images[index])
-    else:
-        image = open_picture(split.encoded(index))
+    image = split.picture(index, 3)
     image.thumbnail((MISTAKE_PX, MISTAKE_PX))
     data = io.BytesIO()
     image.save(data, "PNG")
