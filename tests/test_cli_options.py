@@ -19,7 +19,7 @@ OPTIONS = {
     "train": """
         --amp --batch-size --cache --config --data-dir --device --download --epochs
         --exclude --init-from --json --labels --lr --model --momentum --no-amp --output
-        --recipe --resume --seed --set --size --tune --validation --weight-decay --weights
+        --recipe --resume --seed --set --size --together --tune --validation --weight-decay --weights
         --workers -b -j data
     """,
     "search": """

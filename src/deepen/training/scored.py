@@ -50,7 +50,7 @@ def open_scored(asked: Scoring, card: Card) -> Scored:
     if isinstance(asked.data, PictureSet):
         word, laid = asked.data.name, asked.data
     else:
-        word = asked.data or _begun_with(Path(asked.weights)) or card.data
+        word = str(asked.data or _begun_with(Path(asked.weights), card))
         if word in NAMED or drawn(word):
             held = card.validation if word == card.data else None
             named = open_source(
@@ -93,7 +93,7 @@ def open_to_probe(asked: Scoring, card: Card) -> PictureSet:
     """
     if isinstance(asked.data, PictureSet):
         return asked.data
-    word = asked.data or _begun_with(Path(asked.weights)) or card.data
+    word = str(asked.data or _begun_with(Path(asked.weights), card))
     usual = (card.validation or None) if word == card.data else None
     if word in NAMED or drawn(word):
         return open_source(word, data_dir=asked.folder, download=asked.download, validation=usual)
@@ -135,12 +135,15 @@ def _held_out(laid: PictureSet, card: Card) -> PictureSet | None:
     return None
 
 
-def _begun_with(weights: Path) -> str | None:
-    """The folder that the run whose weights these are was begun with, where it is still there."""
+def _begun_with(weights: Path, card: Card) -> str:
+    """What they were trained on, as it was called; where that is gone, as their run found it."""
     from deepen.training.run import Run
 
+    place, mark, rest = card.data.partition("?")
+    if Path(place).expanduser().exists():
+        return card.data
     with suppress(DeepenError, OSError):
         root = Run.open(weights.parent).read_about()["root"] if weights.is_file() else None
         if root is not None and Path(root).is_dir():
-            return root
-    return None
+            return f"{root}{mark}{rest}"
+    return card.data
