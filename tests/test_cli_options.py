@@ -19,8 +19,8 @@ OPTIONS = {
     "train": """
         --amp --batch-size --cache --config --data-dir --device --download --epochs
         --exclude --init-from --json --labels --lr --model --momentum --no-amp --output
-        --recipe --resume --seed --set --size --together --tune --validation --weight-decay --weights
-        --workers -b -j data
+        --recipe --resume --seed --set --size --together --tune --validation --weight-decay
+        --weights --workers -b -j data
     """,
     "search": """
         --batch-size --config --data-dir --device --download --epochs --json --labels
