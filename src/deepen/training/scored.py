@@ -50,7 +50,7 @@ def open_scored(asked: Scoring, card: Card) -> Scored:
     if isinstance(asked.data, PictureSet):
         word, laid = asked.data.name, asked.data
     else:
-        word = asked.data or place_of(asked.weights, card)
+        word = str(asked.data or place_of(asked.weights, card))
         if card.thresholds:  # several labels a picture
             word = word.replace("?labels=", "?tags=", 1)
         if word in NAMED or drawn(word):
@@ -95,7 +95,7 @@ def open_to_probe(asked: Scoring, card: Card) -> PictureSet:
     """
     if isinstance(asked.data, PictureSet):
         return asked.data
-    word = asked.data or place_of(asked.weights, card)
+    word = str(asked.data or place_of(asked.weights, card))
     usual = (card.validation or None) if asked.data in (None, card.data) else None
     if word in NAMED or drawn(word):
         return open_source(word, data_dir=asked.folder, download=asked.download, validation=usual)
