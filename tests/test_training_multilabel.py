@@ -314,6 +314,15 @@ def test_what_does_not_go_together_is_refused(tmp_path, changes, told):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_class_that_no_training_picture_has_is_named(tmp_path):
+    """As may be where it was held out, or in pictures of one's own."""
+    images, tags = pictures(60, 3)
+    tags[:, 2] = 0
+    source = PictureSet.of("pairs", ("zero", "one", "two", "x", "y"), train=(images, *tagged(tags)))
+    with pytest.raises(InputError, match="no training picture has two"):
+        train(tmp_path / "run", source=source)
+
+
 def test_a_folder_of_classes_is_no_multilabel_data(tmp_path):
     with pytest.raises(InputError, match="needs pictures of several classes: --labels FILE"):
         train(tmp_path / "run", source="digits")

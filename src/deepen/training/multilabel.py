@@ -65,18 +65,21 @@ class Multilabel(Classification):
         """Weigh the classes, if the recipe says so: balanced is n without it over n with it.
 
         Raises:
-            InputError: each picture has one class, or the recipe asks for what needs that.
+            InputError: each picture has one class, or the recipe asks for what needs that; or no
+                training picture has one of the classes.
         """
         tags = tags_of(train)
         if tags is None:
             raise InputError("task multilabel: needs pictures of several classes: --labels FILE")
         if self.recipe.sampling == "balanced":
             raise InputError("sampling: balanced goes with one class a picture; weigh the classes")
+        have, count = tags.sum(0, dtype=np.int64), len(tags)
+        if not have.all():
+            raise InputError(f"no training picture has {self.classes[int(have.argmin())]}")
         said = self.objective.bce.class_weights
         if said == "none":
             return
-        have, count = tags.sum(0, dtype=np.int64), len(tags)
-        weights = (count - have) / np.maximum(have, 1) if said == "balanced" else np.array(said)
+        weights = (count - have) / have if said == "balanced" else np.array(said)
         if len(weights) != len(self.classes):
             raise InputError(f"loss.class_weights: {len(weights)} for {len(self.classes)} classes")
         self.objective = TagLoss(self.recipe.loss, torch.from_numpy(weights).float())
