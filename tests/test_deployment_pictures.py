@@ -76,6 +76,12 @@ def test_grey_and_turned_pictures_too(folder, tmp_path):
     assert top(Image.open(tmp_path / "turned.jpg")) == top(tmp_path / "turned.jpg")
 
 
+def test_numbers_are_rounded_to_the_nearest():
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 45, 3), np.uint8)
+    near = (pixels + np.where(pixels > 127, -0.4, 0.4)) / 255
+    assert top(near) == top(torch.from_numpy(near).permute(2, 0, 1)) == top(pixels)
+
+
 def test_one_path_is_one_picture_and_a_folder_all_below(folder):
     """Not the letters of its name, of which the first is the root of the disk."""
     found = list(deepen.predict(WEIGHTS, str(folder), device="cpu"))

@@ -106,6 +106,13 @@ def test_a_card_that_makes_no_sense_is_refused_in_one_line(field, value, sound, 
     assert "\n" not in str(caught.value)
 
 
+def test_names_must_be_as_many_as_there_are_classes(sound, tmp_path):
+    """Before the network is built, not when its outputs have no name."""
+    path = with_card(sound, tmp_path, put("classes", value=["a", "b"]))
+    with pytest.raises(InputError, match="classes: 2 names for num_classes 3"):
+        read_card(path)
+
+
 @pytest.mark.parametrize("depth", [100, 300, 100_000])
 @pytest.mark.parametrize("pair", ["[]", "{}"])
 def test_deep_json_is_refused_or_read(depth, pair, sound, tmp_path):

@@ -576,7 +576,10 @@ class Marks(torch.nn.Module):
 
 
 @pytest.mark.parametrize("archive", [True, False])
-def test_a_pickled_network_is_its_tensors_and_is_not_made(archive, tmp_path, in_this_process):
+def test_a_pickled_network_is_its_tensors_and_is_not_made(
+    archive, tmp_path, in_this_process, monkeypatch
+):
+    monkeypatch.setattr(Marks, "made", 0)
     file, network = tmp_path / "a.pth", torch.nn.DataParallel(Marks())
     for checkpoint in (network, {"model": network, "epoch": 3}):
         torch.save(checkpoint, file, _use_new_zipfile_serialization=archive)

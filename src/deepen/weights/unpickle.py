@@ -404,11 +404,11 @@ def _module(network: Any) -> Iterator[tuple[str, Values]]:
         count += 1
         if count > _MODULES or prefix.count(".") > _NESTED:
             raise Refused("carries a pickled network without end")
-        passing = state.get("_non_persistent_buffers_set", ())
-        for name, value in {
-            **_mapping(state["_parameters"]),
-            **_mapping(state["_buffers"]),
-        }.items():
+        passing = state.get("_non_persistent_buffers_set") or ()
+        if isinstance(passing, Made):  # set([...])
+            passing = passing.args[0] if passing.args else ()
+        own = {**_mapping(state["_parameters"]), **_mapping(state["_buffers"])}
+        for name, value in own.items():
             if name not in passing and (tensor := _values(value)):
                 yield f"{prefix}{name}", tensor
         inside = [(f"{prefix}{name}.", each) for name, each in _mapping(state["_modules"]).items()]
