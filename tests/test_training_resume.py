@@ -112,6 +112,13 @@ def test_a_run_goes_on_from_any_directory(at_home, whole, monkeypatch, cwd, data
     assert api.evaluate(resumed / "best.safetensors", workers=0).confusion
 
 
+def test_a_run_far_from_its_data_knows_where_they_are(at_home, whole, monkeypatch):
+    """The relative word that began it leads to them from no folder that the run lies in."""
+    run = stopped("photos", at_home / "far" / "run")
+    monkeypatch.chdir(at_home / "away")
+    assert digests(api.train(resume=run, workers=0).run) == digests(whole)
+
+
 def test_a_folder_that_moved_is_named_once(at_home, whole, monkeypatch):
     stopped("photos", Path("run"))
     os.rename("photos", "pictures")
