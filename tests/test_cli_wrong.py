@@ -11,7 +11,8 @@ import pytest
 
 from deepen.cli import app, main
 
-KINDS = ("gone", "folder", "empty", "binary", "text", "json", "deep", "device", "unreadable")
+KINDS = ("gone", "folder", "empty", "binary", "device", "unreadable")
+CONTENTS = ("text", "deep")  # that a file may have, and that a folder may not be
 NAME = "wrong"
 ZOO = resources.files("deepen.zoo") / "resnet20-cifar10.safetensors"
 
@@ -45,8 +46,12 @@ FOLDERS = {
     "search resume": ("search", "--resume", "{}"),
 }
 # Right in their way: a list may be empty, and `doctor` finds a folder without pictures and says so.
-RIGHT = {("exclude", "empty"), ("exclude", "text"), ("exclude", "json"), ("exclude", "deep"),
-         ("doctor", "folder"), ("classes", "unreadable")}  # fmt: skip
+RIGHT = {
+    *(("exclude", "empty"), ("exclude", "text"), ("exclude", "deep"), ("doctor", "folder")),
+    *(("classes", "text"), ("classes", "deep")),
+}
+TABLE = [(what, kind) for what in FILES for kind in (*KINDS, *CONTENTS)]
+TABLE += [(what, kind) for what in FOLDERS for kind in KINDS]
 
 
 @pytest.fixture
@@ -67,7 +72,6 @@ def make(path: Path, kind: str) -> None:
         "empty": b"",
         "binary": bytes(range(256)) * 4,
         "text": b"no such thing\n",
-        "json": b'{"a": [1, 2]}',
         "deep": b"[" * 50_000,
         "unreadable": b"{}",
     }
@@ -81,11 +85,8 @@ def make(path: Path, kind: str) -> None:
             path.chmod(0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("what", [*FILES, *FOLDERS])
+@pytest.mark.parametrize(("what", "kind"), [pair for pair in TABLE if pair not in RIGHT])
 def test_one_line_and_status_2(said, tmp_path, what, kind):
-    if (what, kind) in RIGHT:
-        pytest.skip("is right in its way")
     if kind in ("device", "unreadable") and os.name != "posix":
         pytest.skip("of POSIX")
     if kind == "unreadable" and os.geteuid() == 0:
@@ -142,15 +143,15 @@ HUGE = "9" * 400
         ("models", "nope"),
         ("recipes", "nope"),
         ("study", "nope"),
-        ("search", *DIGITS, "--storage", "nope://"),
         ("find-lr", *DIGITS[:3], "--output", "chart.txt"),
     ],
 )
 def test_wrong_words(said, tmp_path, words):
     status, lines = said(*words)
     assert status == 2, lines
-    assert len(lines) == 1, lines
-    assert len(lines[0]) < 1000, lines
+    assert [line.startswith("deepen") for line in lines].count(True) == 1, lines  # beside notes
+    assert lines[-1].startswith("deepen")
+    assert len(lines[-1]) < 2000, lines
     assert [*tmp_path.iterdir()] == []
 
 

@@ -249,7 +249,7 @@ def test_what_a_file_cannot_say_is_named(own, text, message):
 def test_wrong_names_get_the_nearest():
     with pytest.raises(InputError, match="nearest: depth"):
         find_study("dept")
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         find_study("nothing.yaml")
 
 

@@ -131,9 +131,9 @@ def test_full_and_closed_streams():
     assert closed.stderr == (
         "deepen: standard output is closed: the results could not be printed\n"
     )
-    read = shell('"$@" | head -1; exit ${PIPESTATUS[0]}', "models", "resnet*")
-    assert (read.returncode, read.stderr, len(read.stdout.splitlines())) == (1, "", 1)
-    for words in (["--help"], ["train", "--help"], ["--version"], ["recipes", "--json"]):
+    read = shell('"$@" | true; exit ${PIPESTATUS[0]}', "recipes")  # it has ended by then
+    assert (read.returncode, read.stderr) == (1, "")
+    for words in (["train", "--help"], ["--version"]):
         done = shell('"$@" > /dev/full', *words)
         assert done.returncode == 1
         assert done.stderr.splitlines() in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,7 @@ def parse_input(word: str | None) -> tuple[int, ...] | None:
     if word is None:
         return None
     parts = word.lower().split("x")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(re.fullmatch(r"[1-9]\d{0,5}", part) for part in parts):
         raise InputError(f"--input {word}: write it as CxHxW, 3x224x224 say")
     return tuple(map(int, parts))
 

@@ -54,9 +54,9 @@ class DecodedPictures:
         self.capacity = capacity
         self.channels = channels
         self.num_pictures = num_pictures
-        self._lock = multiprocessing.Lock()
         self._head = 8 + num_pictures * len(_FORMS) * _ENTRY.itemsize
         try:
+            self._lock = multiprocessing.Lock()
             folder.mkdir(parents=True, exist_ok=True)
             _clear_left_behind(folder)
             while True:

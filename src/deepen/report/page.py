@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -186,6 +187,7 @@ def write_report(run: Path) -> Path:
     return target
 
 
+@cache
 def _template() -> Template:
     environment = Environment(
         autoescape=True,
