@@ -91,7 +91,7 @@ def _in_process(run: Run, folder: Path) -> None:
     os.environ["PYTHONPATH"] = str(folder / "src")
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
     (folder / "tmp").mkdir()
-    sys.path.insert(0, os.environ["PYTHONPATH"])
+    sys.path[:0] = [os.environ["PYTHONPATH"], str(folder)]  # as `python -m pytest` has them
     try:
         found = _tested(run, folder)
     except Exception:  # ours, not a test's
