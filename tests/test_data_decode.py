@@ -356,6 +356,12 @@ def test_both_decoders_give_the_same_bits(
     assert (pixels.full_size, pixels.factor, pixels.reducible) == (size, factor, True)
 
 
+def test_a_sound_jpeg_is_not_for_pillow_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg", reason="simplejpeg, of deepen[fast], is not installed")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("Pillow decoded it"))
+    assert open_pixels(ENCODED["jpeg"], reduction=lambda size: 2).array.shape == (19, 27, 3)
+
+
 def test_limits_hold_for_training_too(fast: bool, tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"53x37 px, above the cap of 1,960 pixels"):
         open_pixels(ENCODED["jpeg"], max_pixels=53 * 37 - 1, reduction=lambda size: 8)

@@ -82,7 +82,9 @@ def _outcome(context: ForkServerContext, run: Run) -> Outcome:
         try:
             return Outcome(*json.loads((folder / "outcome.json").read_text("utf-8")))
         except FileNotFoundError:
-            return Outcome(None, f"the process ended with {process.exitcode}", {})
+            file = folder / "under_way.txt"
+            test = file.read_text("utf-8") if file.exists() else "no test"
+            return Outcome(None, f"{test} (hung or died, {process.exitcode})", {})
 
 
 def _in_process(run: Run, folder: Path) -> None:
@@ -91,7 +93,7 @@ def _in_process(run: Run, folder: Path) -> None:
     os.environ["PYTHONPATH"] = str(folder / "src")
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
     (folder / "tmp").mkdir()
-    sys.path.insert(0, os.environ["PYTHONPATH"])
+    sys.path[:0] = [os.environ["PYTHONPATH"], str(folder)]  # as `python -m pytest` has them
     try:
         found = _tested(run, folder)
     except Exception:  # ours, not a test's
@@ -111,7 +113,7 @@ def _tested(run: Run, folder: Path) -> Outcome:
     if reached is not None:
         plugins.append(reached)
     if run.chosen is not None:
-        plugins.append(reach.Chosen(run.chosen))
+        plugins.append(reach.Chosen(run.chosen, folder))
     options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *run.options]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is preloaded
     with contextlib.redirect_stdout(io.StringIO()) as output:

@@ -95,8 +95,8 @@ class Reached:
 class Chosen:
     """Plugin: only these tests, in this order; one that takes far longer ends the process."""
 
-    def __init__(self, seconds: Mapping[str, float]) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: Mapping[str, float], folder: Path) -> None:
+        self.seconds, self.under_way = seconds, folder / "under_way.txt"
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         found = {item.nodeid: item for item in items}
@@ -104,6 +104,7 @@ class Chosen:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self.under_way.write_text(item.name, "utf-8")
         with open(os.devnull, "w") as nowhere:
             limit = 30 + 10 * self.seconds[item.nodeid]
             faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
