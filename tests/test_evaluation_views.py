@@ -100,9 +100,9 @@ def test_144_crops_are_googlenets():
     assert (fitted == np.stack([np.asarray(each) for each in expected])).all()
 
 
-def test_pictures_that_are_not_resized_are_padded():
+def test_ten_crops_of_40_px_are_torchvisions_of_a_padded_picture():
     split, net = in_memory(), small_net(32)
-    found = look(net, split, CIFAR, Looks("10", (40,)), batch_size=16)
+    found = look(net, split, CIFAR, Looks("10", border=4), batch_size=16)
     for index, array in enumerate(split.images):
         crops = tv.TenCrop(32)(ImageOps.expand(Image.fromarray(array), 4))
         x = (torch.stack([tv.ToTensor()(crop) for crop in crops]) - 0.5) / 0.25
@@ -114,9 +114,9 @@ def test_pictures_that_are_not_resized_are_padded():
 
 def test_pieces_of_memory_make_no_difference(monkeypatch):
     split, net = in_memory(), small_net(32)
-    whole = look(net, split, CIFAR, Looks("10", (40,)), batch_size=16)
+    whole = look(net, split, CIFAR, Looks("10", border=4), batch_size=16)
     monkeypatch.setattr("deepen.evaluation.views._HELD_BYTES", 2 * 10 * 32 * 32 * 3)
-    pieces = look(net, split, CIFAR, Looks("10", (40,)), batch_size=16)
+    pieces = look(net, split, CIFAR, Looks("10", border=4), batch_size=16)
     assert torch.equal(pieces.indices, whole.indices)
     torch.testing.assert_close(pieces.logits, whole.logits, rtol=0, atol=1e-6)
 
@@ -199,6 +199,8 @@ def test_protocols_say_what_they_are(looks, count, words):
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="--scales 200"):
         look(small_net(), on_disk(tmp_path), PHOTO, Looks("10", (200,)), batch_size=1)
+    with pytest.raises(InputError, match="--border"):
+        look(small_net(32), in_memory(), CIFAR, Looks("10"), batch_size=1)
     with pytest.raises(InputError, match="--shorter-side 100"):
         with_geometry(PHOTO, 100, None)
     changed = with_geometry(PHOTO, 300, "bicubic")

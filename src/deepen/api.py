@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from deepen.assessment import evaluate
 from deepen.baselines.probe import Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.decode import PictureError
-from deepen.data.loader import Batches
 from deepen.data.sources import PictureSet, open_source
 from deepen.data.tags import tags_of
 from deepen.deployment.pictures import Source, find_pictures
 from deepen.deployment.predictor import Prediction, Predictor
 from deepen.errors import InputError
-from deepen.evaluation.metrics import Scores, score
-from deepen.evaluation.protocols import Predictions, describe_one_crop, predict_logits
-from deepen.evaluation.tags import TagScores, score_tags
+from deepen.evaluation.metrics import Scores
 from deepen.files import write_whole
 from deepen.locks import hold
 from deepen.report.page import write_report
@@ -37,7 +32,6 @@ from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.plan import Plan, same_plan, settle, share
 from deepen.training.request import (
     Probing,
-    Scoring,
     Searching,
     Sweeping,
     Training,
@@ -46,7 +40,7 @@ from deepen.training.request import (
 )
 from deepen.training.resume import find, note_changes, note_place, plan_of
 from deepen.training.run import Run
-from deepen.training.scored import Scored, open_scored, open_to_probe, split_names
+from deepen.training.scored import open_to_probe, split_names
 from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
 from deepen.training.tuning import tuned
@@ -243,66 +237,6 @@ def find_lr(asked: Sweeping) -> Sweep:
     return sweep(job, lowest=asked.lowest, highest=asked.highest, steps=asked.steps)
 
 
-@takes(Scoring)
-def evaluate(asked: Scoring) -> Scores | TagScores:
-    """Score a weights file on labelled pictures, with one crop each.
-
-    Pictures that cannot be decoded are told to the reporter, and are in none of the numbers.
-
-    Raises:
-        InputError: weights and data do not go together.
-    """
-    loaded = load_weights(asked.weights, model=asked.model)
-    card, scored = loaded.card, open_scored(asked, loaded.card)
-    source = scored.source
-    place = _label_map(scored, card.classes, asked.weights)
-    network = loaded.model.to(asked.place)
-    found: list[Predictions] = []
-    for name in scored.splits:
-        pictures = Batches(
-            source.splits[name],
-            card.preprocessing,
-            batch_size=asked.batch_size,
-            workers=num_workers(asked.workers, source.splits[name]),
-            mean_image=loaded.mean_image,
-            device=asked.place,
-            tell=asked.reporter.message,
-        )
-        found.append(predict_logits(network, pictures.epoch(0), device=asked.place))
-        for error in found[-1].bad:
-            asked.reporter.message(f"left out: {error}")
-    if not all(p.logits.isfinite().all() for p in found):
-        raise InputError(f"{asked.weights}: damaged: it makes NaN or infinity of a picture")
-    labels = torch.cat([p.labels for p in found])
-    if (labels.ndim == 2) != bool(card.thresholds):
-        several = "several classes" if labels.ndim == 2 else "one class"
-        raise InputError(
-            f"{source.name}: has {several} a picture, which {asked.weights} is not trained on"
-        )
-    labels = _in_place(labels, place, len(card.classes))
-    words = describe_one_crop(
-        card.preprocessing, data=source.name, part=scored.part, num_samples=len(labels)
-    )
-    if card.thresholds:
-        return score_tags(
-            torch.cat([p.logits for p in found]),
-            labels,
-            card.classes,
-            card.thresholds,
-            temperature=card.temperature,
-            num_skipped=sum(len(p.bad) for p in found),
-            protocol=words,
-        )
-    return score(
-        torch.cat([p.logits for p in found]),
-        labels,
-        card.classes,
-        temperature=card.temperature,
-        num_skipped=sum(len(p.bad) for p in found),
-        protocol=words,
-    )
-
-
 @takes(Probing)
 def probe(asked: Probing) -> Probe:
     """Fit a linear classifier to a layer's frozen features; see `deepen.baselines.probe`.
@@ -449,25 +383,3 @@ def _choice_in_words(best_epoch: int, split: str, choose_by: str | None) -> str:
     if split == "val":
         return f"{chosen}, and is reported on the same ones for want of a test split: optimistic"
     return f"{chosen} and is reported on the test pictures, which nothing was chosen on"
-
-
-def _label_map(scored: Scored, card: tuple[str, ...], weights: str | Path) -> Tensor:
-    """From the label of a class in the data to its place in the logits, by name."""
-    if strange := [name for name in scored.classes if name not in card]:
-        raise InputError(
-            f"{scored.source.name}: has pictures of classes that {weights} does not know, "
-            f"{_some(strange)}; it knows {_some(card)}"
-        )
-    return torch.tensor([card.index(n) if n in card else -1 for n in scored.source.classes])
-
-
-def _in_place(labels: Tensor, place: Tensor, num_classes: int) -> Tensor:
-    """Labels of the data as places in the logits; tags (N, K) with their columns there."""
-    if labels.ndim == 1:
-        return place[labels]
-    return labels.new_zeros(len(labels), num_classes).index_copy(1, place, labels)
-
-
-def _some(names: Sequence[str], most: int = 20) -> str:
-    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

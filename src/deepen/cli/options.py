@@ -203,9 +203,18 @@ def read_list(path: Path) -> tuple[str, ...]:
     return read_list(path)
 
 
+def parse_scales(word: str) -> tuple[int, ...]:
+    """Several numbers of pixels, 224,256,384 say."""
+    found = [part.strip() for part in word.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) < 10_000 for part in found):
+        raise InputError(f"--scales {word}: write them as 224,256,384")
+    return tuple(map(int, found))
+
+
 READ: dict[str, Callable[[Any], Any]] = {
     "data": one_source,
     "cache_bytes": parse_bytes,
     "exclude": read_list,
+    "scales": parse_scales,
 }
 """What an option says in another way than the record has it."""

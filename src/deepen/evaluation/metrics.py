@@ -12,18 +12,23 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from deepen.errors import InputError, WorkError
+from deepen.evaluation.intervals import Interval, interval
 
 CALIBRATION_BINS = 15
 
 
 class ClassScore(BaseModel):
-    """One class against the rest; None where a ratio is 0/0, as recall without a sample."""
+    """One class against the rest; None where a ratio is 0/0, as recall without a sample.
+
+    `recall_interval` is where the true recall lies with 95% confidence, by so many pictures of it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     precision: float | None
     recall: float | None
+    recall_interval: tuple[float, float] | None = None
     f1: float | None
     support: int
 
@@ -35,6 +40,8 @@ class Scores(BaseModel):
         num_samples: pictures that the numbers are over.
         num_skipped: pictures that could not be decoded, and are in none of the numbers.
         top1: share, in 0..1, of pictures whose largest logit is the right one.
+        top1_interval: where the true top-1 lies with 95% confidence, by so many pictures (Wilson
+            1927); None in files from before version 0.5.
         top5: share whose five largest have the right one; None with fewer than six classes.
         loss: mean cross-entropy in nats, after the temperature.
         balanced_accuracy: mean recall of the classes that have pictures (Brodersen et al. 2010), in
@@ -42,6 +49,8 @@ class Scores(BaseModel):
         macro_f1: mean F1 of the classes that have pictures or predictions, in 0..1.
         per_class: in the order of the classes.
         confusion: counts; the row is the true class, the column the predicted one.
+        hierarchical_error: how far off mistakes are in a tree of the classes
+            (`deepen.evaluation.hierarchy`), in 0..1; None without a tree.
         calibration_error: expected, over 15 bins of equal width, L1, after the temperature
             (Guo et al. 2017, "On calibration of modern neural networks", eq. 3), in 0..1.
         protocol: data, split, crops and resizing, in words.
@@ -52,6 +61,7 @@ class Scores(BaseModel):
     num_samples: int
     num_skipped: int
     top1: float
+    top1_interval: tuple[float, float] | None = None
     top5: float | None
     loss: float
     balanced_accuracy: float | None = None
@@ -59,12 +69,18 @@ class Scores(BaseModel):
     per_class: list[ClassScore]
     confusion: list[list[int]]
     calibration_error: float
+    hierarchical_error: float | None = None
     protocol: str
 
     @property
+    def interval(self) -> Interval:
+        """Of top-1, with the number of pictures."""
+        return interval(self.top1, self.num_samples)
+
+    @property
     def headline(self) -> str:
-        """The error in a line, and the means over classes, which rare ones have a say in."""
-        words = f"error {100 - 100 * self.top1:.2f}%"
+        """The accuracy in a line, and the means over classes, which rare ones have a say in."""
+        words = f"accuracy {self.interval.in_words}"
         if self.balanced_accuracy is not None:
             words += f", balanced accuracy {100 * self.balanced_accuracy:.2f}%"
         if self.macro_f1 is not None:
@@ -167,12 +183,20 @@ def score(
     return Scores(
         num_samples=len(labels),
         num_skipped=num_skipped,
-        top1=in_top(1, logits, labels).sum().item() / len(labels),
+        top1=(top1 := in_top(1, logits, labels).sum().item() / len(labels)),
+        top1_interval=interval(top1, len(labels))[1:3],
         top5=in_top(5, logits, labels).sum().item() / len(labels) if k > 5 else None,
         loss=F.cross_entropy(scaled, labels).item(),
         **over_classes(labels, predicted, k)._asdict(),
         per_class=[
-            ClassScore(name=name, precision=p, recall=r, f1=f, support=n)
+            ClassScore(
+                name=name,
+                precision=p,
+                recall=r,
+                recall_interval=None if r is None else interval(r, n)[1:3],
+                f1=f,
+                support=n,
+            )
             for name, p, r, f, n in zip(
                 classes, *map(_ratios, per_class), support.tolist(), strict=True
             )

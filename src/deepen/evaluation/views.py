@@ -43,24 +43,29 @@ class Looks:
 
     Attributes:
         crops: how many crops, or dense.
-        scales: shorter sides, in px, that all are taken at; where nothing is resized the picture is
-            padded with zeros to these. Empty: that of the preprocessing, for ten crops 256 / 224 of
-            the crop, for 144 crops GoogLeNet's four.
+        scales: shorter sides, in px, that all are taken at. Empty: that of the preprocessing; for
+            ten crops without a border 256 / 224 of the crop, for 144 crops GoogLeNet's four.
+        border: px of zeros put round a resized picture, before it is cropped: 4 make 40 px of a
+            CIFAR's 32, as in training with shifts.
         averaging: of what; the logarithm of averaged probabilities takes the place of logits.
     """
 
     crops: Crops = "1"
     scales: tuple[int, ...] = ()
     averaging: Averaging = "probabilities"
+    border: int = 0
 
     @property
     def is_one(self) -> bool:
         """Whether it is the usual look, at the centre of one scale."""
-        return self.crops == "1" and not self.scales
+        return self.crops == "1" and not (self.scales or self.border)
 
     def at(self, plain: Preprocessing) -> tuple[int, ...]:
         """The scales; none means the preprocessing's own."""
         side = min(plain.crop_px)
+        cornered = self.crops in ("10", "144") and not self.border
+        if plain.resize == "none" and (self.scales or cornered):
+            raise InputError("these weights resize nothing: say --border PX instead of --scales")
         if self.scales:
             least = 1 if self.crops == "dense" else max(plain.crop_px)
             if small := [scale for scale in self.scales if scale < least]:
@@ -68,7 +73,7 @@ class Looks:
             return self.scales
         if self.crops == "144":
             return tuple(round(side * scale / _OF_PX) for scale in GOOGLENET_SCALES)
-        if self.crops == "10":
+        if self.crops == "10" and not self.border:
             return (round(side * 256 / _OF_PX),)
         return ()
 
@@ -88,17 +93,19 @@ class Looks:
             "144": f"144 crops of {height}x{width}",
             "dense": "dense, with mirror images",
         }[self.crops]
-        how = "padded with zeros to" if plain.resize == "none" else "shorter side at"
-        if plain.resize == "squash":
-            how = "squashed to a shorter side of"
+        how = "squashed to a shorter side of" if plain.resize == "squash" else "shorter side at"
         scales = ", ".join(map(str, self.at(plain)))
         words = f"{what}: {how} {scales} px" if scales else f"{what}: {plain.describe()}"
+        if self.border:
+            words += f", {self.border} px of zeros round it before it is cropped"
         if plain.interpolation != "bilinear" and plain.resize != "none":
             words += f", {plain.interpolation}"
         return f"{words}, {self.averaging} averaged"
 
 
-def scaled(image: Image.Image, plain: Preprocessing, scale: int | None) -> Image.Image:
+def scaled(
+    image: Image.Image, plain: Preprocessing, scale: int | None, border: int = 0
+) -> Image.Image:
     """A whole picture at a scale, before any crop; None: as the preprocessing has it.
 
     Raises:
@@ -109,19 +116,17 @@ def scaled(image: Image.Image, plain: Preprocessing, scale: int | None) -> Image
     if plain.resize == "none":
         if (image.height, image.width) != (height, width):
             raise misfit(image, f"{image.width}x{image.height} px; {width}x{height} needed")
-        border = 0 if scale is None else scale - min(height, width)
-        left, top = border // 2, border // 2
-        return ImageOps.expand(image, (left, top, border - left, border - top))
-    if plain.resize == "squash":
+        size = image.size
+    elif plain.resize == "squash":
         factor = 1.0 if scale is None else scale / min(height, width)
         size = round(width * factor), round(height * factor)
     else:
         shorter, side = min(image.size), plain.resize_px if scale is None else scale
         assert side is not None
         size = side * image.width // shorter, side * image.height // shorter
-    if size == image.size:
-        return image
-    return image.resize(size, Image.Resampling[plain.interpolation.upper()])
+    if size != image.size:
+        image = image.resize(size, Image.Resampling[plain.interpolation.upper()])
+    return ImageOps.expand(image, border) if border else image
 
 
 def ten_crops(image: Image.Image, crop: tuple[int, int]) -> list[Image.Image]:
@@ -170,7 +175,7 @@ class Views(Preprocessing):
         """See `Preprocessing`; the order is that of scales, then crops."""
         plain, crops = self.plain, []
         for scale in self.looks.at(plain) or (None,):
-            whole = scaled(image, plain, scale)
+            whole = scaled(image, plain, scale, self.looks.border)
             if self.looks.crops == "10":
                 crops += ten_crops(whole, plain.crop_px)
             elif self.looks.crops == "144":
@@ -280,7 +285,7 @@ def _dense(
             place = torch.tensor([index])
             try:
                 image = split.picture(index, plain.channels)
-                whole = [scaled(image, plain, scale) for scale in scales]
+                whole = [scaled(image, plain, scale, looks.border) for scale in scales]
             except PictureError as error:
                 yield Batch(torch.empty(0), label[:0], place[:0], (error,))
                 continue

@@ -173,7 +173,7 @@ def write_report(run: Path) -> Path:
             scores=scores,
             figures=figures,
             tags=tags,
-            interval=_interval(scores) if scores else None,
+            interval=scores.interval[1:3] if scores else None,
             by_class=_by_class(scores) if scores else [],
             matrix=_matrix(scores) if scores else None,
             confusions=_confusions(scores) if scores else [],
@@ -238,15 +238,6 @@ def _day(moment: datetime) -> str:
     """A time as 2 March 2026, 09:14 UTC."""
     time = moment.astimezone(UTC)
     return f"{time.day} {time:%B %Y, %H:%M} UTC"
-
-
-def _interval(scores: Scores) -> tuple[float, float]:
-    """Where the true top-1 lies with 95% confidence (Wilson 1927)."""
-    from scipy.stats import binomtest  # takes half a second
-
-    hits = round(scores.top1 * scores.num_samples)
-    low, high = binomtest(hits, scores.num_samples).proportion_ci(method="wilson")
-    return low, high
 
 
 # Files of the run folder

@@ -321,6 +321,41 @@ class Scoring(Where):
 
 
 @dataclass(frozen=True)
+class Assessing(Scoring):
+    """Weights, pictures, and how a network looks at each: what `deepen.evaluate` takes."""
+
+    _: KW_ONLY
+    crops: Literal["1", "10", "144", "dense"] = word(
+        "1",
+        "Looks at each picture: its centre; ten crops; GoogLeNet's 144; dense, the network slid "
+        "over all of it.",
+        Option(Literal["1", "10", "144", "dense"]),
+    )
+    scales: tuple[int, ...] = word(
+        (), "Shorter sides in px, 224,256,384 say, at each of which it looks.", Option(str)
+    )
+    border: int = word(
+        0, "Zeros put round a picture before it is cropped, in px.", Option(int, least=0)
+    )
+    averaging: Literal["probabilities", "logits"] = word(
+        "probabilities",
+        "What is averaged over looks and networks.",
+        Option(Literal["probabilities", "logits"]),
+    )
+    shorter_side: int | None = word(
+        None, "Resize the shorter side to so many px, not as in training.", Option(int, least=1)
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = word(
+        None, "Of the resizing, not as in training.", Option(Literal["bilinear", "bicubic"])
+    )
+    tree: str | Path | None = word(
+        None,
+        "A CSV of classes and their parents: mistakes count by how far off they are.",
+        Option(Path, metavar="CSV"),
+    )
+
+
+@dataclass(frozen=True)
 class Probing(Scoring):
     """All that `deepen.api.probe` takes."""
 

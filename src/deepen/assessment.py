@@ -1,0 +1,464 @@
+"""What weights are worth: by any protocol, several beside each other, together, on worse pictures.
+
+Logits are kept by content (weights, pictures, protocol), so that to compare or to combine networks
+again takes no forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from deepen.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from deepen.data.decode import PictureError
+from deepen.data.sources import Split
+from deepen.errors import InputError
+from deepen.evaluation import ensembles
+from deepen.evaluation.calibration import fit_temperature
+from deepen.evaluation.ensembles import Ensemble
+from deepen.evaluation.hierarchy import hierarchical_error, read_hierarchy
+from deepen.evaluation.metrics import Scores, in_top, score
+from deepen.evaluation.paired import Paired, compare
+from deepen.evaluation.protocols import Predictions
+from deepen.evaluation.tags import TagScores, score_tags
+from deepen.evaluation.views import Looks, look, with_geometry
+from deepen.files import write_whole
+from deepen.training.build import num_workers
+from deepen.training.request import Assessing, Scoring, takes
+from deepen.training.scored import Scored, open_scored
+from deepen.version import __version__
+from deepen.weights import Card, Loaded, load_weights, save_weights
+
+_KEPT_PICTURES = 500
+"""Fewer are looked at each time: that takes no time worth the disk."""
+
+
+class Seen(NamedTuple):
+    """What a network makes of the pictures that it is scored on.
+
+    Attributes:
+        name: of the weights, as the user has it.
+        card: theirs.
+        logits: (N, K) float32.
+        labels: int64 (N,), places in the logits; (N, K) where pictures have several classes.
+        keys: names of the N pictures.
+        bad: the others, that could not be decoded.
+        protocol: in words.
+    """
+
+    name: str
+    card: Card
+    logits: Tensor
+    labels: Tensor
+    keys: tuple[str, ...]
+    bad: tuple[PictureError, ...]
+    protocol: str
+
+
+@takes(Assessing)
+def evaluate(asked: Assessing) -> Scores | TagScores:
+    """Score a weights file on labelled pictures, by one crop each or as `crops` and `scales` say.
+
+    Pictures that cannot be decoded are told to the reporter, and are in none of the numbers.
+
+    Raises:
+        InputError: weights and data do not go together.
+    """
+    return scores_of(see(asked), asked)
+
+
+def see(asked: Assessing) -> Seen:
+    """Look at the pictures.
+
+    Raises:
+        InputError: weights, data and protocol do not go together.
+    """
+    loaded = load_weights(asked.weights, model=asked.model)
+    return _see(asked, loaded, open_scored(asked, loaded.card))
+
+
+def scores_of(seen: Seen, asked: Assessing, logits: Tensor | None = None) -> Scores | TagScores:
+    """Every figure of what a network made of its pictures; of an ensemble, of its `logits`."""
+    made = seen.logits if logits is None else logits
+    card = seen.card
+    rest = {"num_skipped": len(seen.bad), "protocol": seen.protocol}
+    if card.thresholds:
+        names, least = card.classes, card.thresholds
+        return score_tags(made, seen.labels, names, least, temperature=card.temperature, **rest)
+    temperature = card.temperature if logits is None else 1.0
+    found = score(made, seen.labels, card.classes, temperature=temperature, **rest)
+    if asked.tree is None:
+        return found
+    tree = read_hierarchy(Path(asked.tree), card.classes)
+    far = hierarchical_error(made.argmax(1), seen.labels, tree)
+    return found.model_copy(update={"hierarchical_error": far})
+
+
+def _see(asked: Assessing, loaded: Loaded, scored: Scored) -> Seen:
+    card = loaded.card
+    place = _label_map(scored, card.classes, asked.weights)
+    looks = Looks(asked.crops, asked.scales, asked.averaging, asked.border)
+    plain = with_geometry(card.preprocessing, asked.shorter_side, asked.interpolation)
+    network = loaded.model.to(asked.place)
+    parts: list[Predictions] = []
+    for name in scored.splits:
+        split = scored.source.splits[name]
+        kept = _kept_file(asked, split, f"{looks} {plain}")
+        part = _read_kept(kept) if kept else None
+        if part is None:
+            part = look(
+                network,
+                split,
+                plain,
+                looks,
+                batch_size=asked.batch_size,
+                workers=num_workers(asked.workers, split),
+                mean_image=loaded.mean_image,
+                device=asked.place,
+            )
+            if not part.logits.isfinite().all():
+                raise InputError(f"{asked.weights}: damaged: it makes NaN or infinity of a picture")
+            if kept and not part.bad:
+                _keep(kept, part)
+        parts.append(part)
+        for error in part.bad:
+            asked.reporter.message(f"left out: {error}")
+    labels = torch.cat([part.labels for part in parts])
+    if (labels.ndim == 2) != bool(card.thresholds):
+        several = "several classes" if labels.ndim == 2 else "one class"
+        name = scored.source.name
+        raise InputError(
+            f"{name}: has {several} a picture, which {asked.weights} is not trained on"
+        )
+    count = f"{len(labels):,} picture{'' if len(labels) == 1 else 's'}"
+    return Seen(
+        name=str(asked.weights),
+        card=card,
+        logits=torch.cat([part.logits for part in parts]),
+        labels=_in_place(labels, place, len(card.classes)),
+        keys=tuple(
+            scored.source.splits[name].key(index)
+            for name, part in zip(scored.splits, parts, strict=True)
+            for index in part.indices.tolist()
+        ),
+        bad=tuple(error for part in parts for error in part.bad),
+        protocol=f"{scored.source.name}, {scored.part}, {count}, {looks.describe(plain)}",
+    )
+
+
+class Comparison(NamedTuple):
+    """Several networks on the same pictures.
+
+    Attributes:
+        names: of the weights.
+        scores: of each.
+        pairs: of each two (first, second), how they differ.
+        ensemble: of all of them, where it was asked for.
+        together: its scores.
+        chosen: of the members, those that a greedy choice on validation pictures keeps, best first;
+            empty where there are none.
+        chosen_scores: of these together.
+        disagreements: pictures that not all of them call the same: the key, the true class, and
+            what each says.
+    """
+
+    names: list[str]
+    scores: list[Scores]
+    pairs: dict[tuple[int, int], Paired]
+    ensemble: Ensemble | None
+    together: Scores | None
+    chosen: list[int]
+    chosen_scores: Scores | None
+    disagreements: list[tuple[str, str, list[str]]]
+
+
+def compare_weights(
+    weights: Sequence[str | Path], asked: Assessing, *, ensemble: bool = False
+) -> Comparison:
+    """Score several weights files on the same pictures; compare each two, and combine them all.
+
+    Args:
+        weights: the files, of the same classes.
+        asked: all else; its own `weights` are not looked at.
+        ensemble: whether they are combined; which of them are worth it is chosen on validation
+            pictures alone.
+
+    Raises:
+        InputError: their classes or pictures are not the same.
+    """
+    each = [replace(asked, weights=file) for file in weights]
+    seen = [see(one) for one in each]
+    first = seen[0]
+    for other in seen[1:]:
+        if other.card.classes != first.card.classes or other.card.thresholds:
+            raise InputError(f"{other.name}: has other classes than {first.name}")
+        if other.keys != first.keys:
+            raise InputError(
+                f"{other.name}: is scored on {other.protocol}; {first.name} on {first.protocol}: "
+                "name --split, or data that none of them was trained on"
+            )
+    scores = [found for one in seen if isinstance(found := scores_of(one, asked), Scores)]
+    right = [in_top(1, one.logits, one.labels) for one in seen]
+    places = combinations(range(len(seen)), 2)
+    pairs = {(i, j): compare(right[i], right[j]) for i, j in places}
+    combined = together = chosen_scores = None
+    chosen: list[int] = []
+    if ensemble:
+        logits = [_calibrated(one) for one in seen]
+        combined = ensembles.examine(logits, first.labels, asked.averaging)
+        together = _together(first, asked, combined.logits, f"ensemble of {len(seen)}")
+        chosen = _choose(each, asked)
+        if chosen:
+            some = ensembles.combine([logits[i] for i in chosen], asked.averaging)
+            words = f"ensemble of {len(chosen)}, chosen on validation pictures"
+            chosen_scores = _together(first, asked, some, words)
+    said = torch.stack([one.logits.argmax(1) for one in seen], 1)
+    names = first.card.classes
+    unlike = (said != said[:, :1]).any(1).nonzero().flatten().tolist()
+    disagreements = [
+        (first.keys[i], names[int(first.labels[i])], [names[c] for c in said[i].tolist()])
+        for i in unlike
+    ]
+    return Comparison(
+        [one.name for one in seen],
+        scores,
+        pairs,
+        combined,
+        together,
+        chosen,
+        chosen_scores,
+        disagreements,
+    )
+
+
+def _calibrated(seen: Seen) -> Tensor:
+    return seen.logits / seen.card.temperature
+
+
+def _together(first: Seen, asked: Assessing, logits: Tensor, words: str) -> Scores:
+    seen = first._replace(protocol=f"{words}, {asked.averaging} averaged: {first.protocol}")
+    found = scores_of(seen, asked, logits)
+    assert isinstance(found, Scores)
+    return found
+
+
+def _choose(each: Sequence[Assessing], asked: Assessing) -> list[int]:
+    """Members worth having, by the validation pictures of the data; none where it has none."""
+    if asked.split in ("val", "all"):
+        return []
+    try:
+        seen = [see(replace(one, split="val")) for one in each]
+    except InputError:
+        return []
+    if any(one.keys != seen[0].keys for one in seen):
+        return []
+    return ensembles.greedy([_calibrated(one) for one in seen], seen[0].labels, asked.averaging)
+
+
+class Robustness(NamedTuple):
+    """What common corruptions make of a network.
+
+    Attributes:
+        clean: scores of the pictures as they are.
+        errors: of each kind, at severities 1 to 5, in 0..1.
+        baseline: the same of another network, where one was named.
+    """
+
+    clean: Scores
+    errors: dict[str, list[float]]
+    baseline: dict[str, list[float]] | None
+
+    @property
+    def mean_error(self) -> float:
+        """The mean over kinds and severities."""
+        return float(np.mean([*self.errors.values()]))
+
+    @property
+    def relative(self) -> dict[str, float] | None:
+        """Of each kind the sum of errors over that of the baseline: CE of the paper, section 4.2.
+
+        The paper's baseline is AlexNet; the mean of all is its mCE.
+        """
+        if self.baseline is None:
+            return None
+        return {kind: sum(own) / sum(self.baseline[kind]) for kind, own in self.errors.items()}
+
+
+def corrupted(
+    asked: Assessing,
+    *,
+    baseline: str | Path | None = None,
+    most: int | None = None,
+    seed: int = 0,
+) -> Robustness:
+    """Score a network on the 15 corruptions of its pictures, each at 5 severities.
+
+    A picture is corrupted as the network is shown it, at its size, before it is normalized.
+
+    Args:
+        asked: weights and pictures.
+        baseline: other weights that errors are put in relation to.
+        most: pictures at most, evenly spaced.
+        seed: of the corruptions.
+
+    Raises:
+        InputError: weights and data do not go together.
+    """
+    loaded = load_weights(asked.weights, model=asked.model)
+    if loaded.card.thresholds:
+        raise InputError(f"{asked.weights}: tells several classes a picture; an error needs one")
+    scored = open_scored(asked, loaded.card)
+    if len(scored.splits) != 1:
+        raise InputError("--corruptions: name one --split")
+    name = scored.splits[0]
+    split = scored.source.splits[name]
+    if most is not None and most < len(split):
+        split = split.take([i * len(split) // most for i in range(most)])
+        sources = replace(scored.source, splits={name: split})
+        scored = scored._replace(source=sources, part=f"{most:,} of the {scored.part}")
+    clean = scores_of(_see(asked, loaded, scored), asked)
+    assert isinstance(clean, Scores)
+    other = None
+    if baseline is not None:
+        other = _errors(replace(asked, weights=baseline), None, scored, name, seed)
+    return Robustness(clean, _errors(asked, loaded, scored, name, seed), other)
+
+
+def _errors(
+    asked: Assessing, loaded: Loaded | None, scored: Scored, name: str, seed: int
+) -> dict[str, list[float]]:
+    loaded = loaded if loaded is not None else load_weights(asked.weights, model=asked.model)
+    card, split = loaded.card, scored.source.splits[name]  # type: ignore[index]
+    place, plain = _label_map(scored, card.classes, asked.weights), card.preprocessing
+    fitted, kept = [], []
+    for index in range(len(split)):
+        with contextlib.suppress(PictureError):  # the clean ones have named it
+            picture = split.picture(index, plain.channels)
+            fitted.append(plain.fit(picture))
+            kept.append(index)
+    labels = place[torch.from_numpy(split.labels[kept])]
+    shown = plain.model_copy(update={"resize": "none", "resize_px": None, "pad_px": 0})
+    network = loaded.model.to(asked.place)
+    errors: dict[str, list[float]] = {}
+    for kind in CORRUPTIONS:
+        errors[kind] = []
+        for severity in range(1, SEVERITIES + 1):
+            images = np.stack([corrupt(each, kind, severity, seed) for each in fitted])
+            worse = Split("test", split.labels[kept], tuple(map(str, kept)), images=images)
+            found = look(
+                network,
+                worse,
+                shown,
+                Looks(),
+                batch_size=asked.batch_size,
+                mean_image=loaded.mean_image,
+                device=asked.place,
+            )
+            errors[kind].append(1 - in_top(1, found.logits, labels).double().mean().item())
+        means = " ".join(f"{100 * each:.1f}" for each in errors[kind])
+        asked.reporter.message(f"{kind}: error {means}%")
+    return errors
+
+
+def calibrate(asked: Assessing) -> float:
+    """Fit the temperature on validation pictures, and keep it in the card of the weights file.
+
+    Raises:
+        InputError: the data have no validation pictures, or the weights tell several classes.
+        WorkError: the file cannot be written.
+    """
+    loaded, file = load_weights(asked.weights, model=asked.model), Path(asked.weights)
+    if loaded.card.thresholds:
+        raise InputError(f"{file}: tells several classes a picture; it has thresholds")
+    if not file.is_file():
+        raise InputError(f"{file}: is no file that a temperature could be kept in")
+    scored = open_scored(replace(asked, split="val"), loaded.card)
+    seen = _see(asked, loaded, scored)
+    temperature = fit_temperature(seen.logits, seen.labels)
+    card = loaded.card.model_copy(update={"temperature": temperature})
+    save_weights(file, loaded.model.cpu(), card, loaded.mean_image)
+    return temperature
+
+
+# Labels of the data, in the order of the weights
+
+
+def _label_map(scored: Scored, card: tuple[str, ...], weights: str | Path) -> Tensor:
+    """From the label of a class in the data to its place in the logits, by name."""
+    if strange := [name for name in scored.classes if name not in card]:
+        raise InputError(
+            f"{scored.source.name}: has pictures of classes that {weights} does not know, "
+            f"{_some(strange)}; it knows {_some(card)}"
+        )
+    return torch.tensor([card.index(n) if n in card else -1 for n in scored.source.classes])
+
+
+def _in_place(labels: Tensor, place: Tensor, num_classes: int) -> Tensor:
+    """Labels of the data as places in the logits; tags (N, K) with their columns there."""
+    if labels.ndim == 1:
+        return place[labels]
+    return labels.new_zeros(len(labels), num_classes).index_copy(1, place, labels)
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+# Logits that are kept
+
+
+def _kept_file(asked: Scoring, split: Split, protocol: str) -> Path | None:
+    """Where the logits of these weights on these pictures by this protocol lie; None: nowhere."""
+    if len(split) < _KEPT_PICTURES or not Path(asked.weights).is_file():
+        return None
+    digest = hashlib.sha256(Path(asked.weights).read_bytes())
+    about = (__version__, torch.__version__, str(asked.place), protocol, str(asked.model))
+    digest.update(json.dumps(about).encode())
+    digest.update(split.labels.tobytes())
+    files = split.files if split.rows is None else split.rows.shards.files
+    try:
+        if split.images is not None:
+            digest.update(split.images.tobytes())
+        elif files is not None:  # a file that is written to has another time of change
+            for file in files:
+                now = os.stat(file)
+                times = now.st_mtime_ns, now.st_ctime_ns
+                digest.update(f"{file} {now.st_size} {times}\n".encode())
+            if split.rows is not None:
+                digest.update(split.rows.numbers.tobytes())
+        else:
+            return None
+        home = Path(os.environ.get("DEEPEN_CACHE_DIR") or "~/.cache/deepen").expanduser()
+    except (OSError, RuntimeError):
+        return None
+    return home / "logits" / f"{digest.hexdigest()}.safetensors"
+
+
+def _read_kept(file: Path) -> Predictions | None:
+    try:
+        found = safetensors.torch.load_file(file)
+        return Predictions(found["logits"], found["labels"], found["indices"], ())
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+
+
+def _keep(file: Path, part: Predictions) -> None:
+    """Whoever has no room or right there does without."""
+    tensors = {"logits": part.logits, "labels": part.labels, "indices": part.indices}
+    with contextlib.suppress(Exception):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, safetensors.torch.save(tensors))
