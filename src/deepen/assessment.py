@@ -24,7 +24,7 @@ from torch import Tensor
 
 from deepen.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from deepen.data.decode import PictureError
-from deepen.data.sources import Split
+from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
 from deepen.evaluation import ensembles
 from deepen.evaluation.calibration import fit_temperature
@@ -338,11 +338,12 @@ def corrupted(
 
 
 def _errors(
-    asked: Assessing, loaded: Loaded | None, scored: Scored, name: str, seed: int
+    asked: Assessing, loaded: Loaded | None, scored: Scored, name: SplitName, seed: int
 ) -> dict[str, list[float]]:
     loaded = loaded if loaded is not None else load_weights(asked.weights, model=asked.model)
-    card, split = loaded.card, scored.source.splits[name]  # type: ignore[index]
-    place, plain = _label_map(scored, card.classes, asked.weights), card.preprocessing
+    card, plain = loaded.card, loaded.card.preprocessing
+    place = _label_map(scored, card.classes, asked.weights)
+    split = replace(scored.source.splits[name], white=plain.white)
     fitted, kept = [], []
     for index in range(len(split)):
         with contextlib.suppress(PictureError):  # the clean ones have named it

@@ -15,7 +15,7 @@ side at 224, 256, 384, 480, 640).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -111,7 +111,7 @@ def scaled(
     Raises:
         PictureError: nothing is resized, and the picture has another size.
     """
-    image = to_channels(image, plain.channels)
+    image = to_channels(image, plain.channels, plain.white)
     height, width = plain.crop_px
     if plain.resize == "none":
         if (image.height, image.width) != (height, width):
@@ -276,7 +276,7 @@ def _dense(
     """One picture at a time, as each has its own size."""
     if mean_image is not None:
         raise InputError("--crops dense: a mean of each pixel fits one size alone")
-    slid = getattr(model, "forward_dense", model)
+    slid, split = getattr(model, "forward_dense", model), replace(split, white=plain.white)
     scales = looks.at(plain) or (None,)
 
     def batches() -> Iterator[Batch]:
