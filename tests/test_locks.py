@@ -132,7 +132,7 @@ def test_a_run_has_one_writer_and_any_number_of_readers(tmp_path):
 
     def meanwhile() -> None:
         new = ["train", "digits", "--model", "perceptron", "--recipe", "quick", "--output"]
-        lines = [[*new, run], ["train", "--resume", run], ["report", run]]
+        lines = [[*new, run], ["train", "--resume", run]]
         lines.append(["evaluate", run / "best.safetensors"])
         commands = json.dumps([list(map(str, line)) for line in lines])
         process = [sys.executable, "-c", ONE_BY_ONE, commands]
@@ -142,7 +142,7 @@ def test_a_run_has_one_writer_and_any_number_of_readers(tmp_path):
     in_use_now = f"{in_use(os.getpid())} it ends\nstatus 2\n"
     assert re.search(f"deepen: --output {run}: {in_use_now}", said[0])
     assert re.search(f"deepen: --resume {run}: {in_use_now}", said[0])
-    assert re.search("status 0\n.*status 0\n", said[0], re.DOTALL)
+    assert said[0].endswith("status 0\n")
     assert digests(run) == digests(whole)
     assert NAME not in {path.name for path in run.iterdir()}
 
