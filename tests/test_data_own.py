@@ -102,8 +102,8 @@ def test_splits_of_ones_own():
     source = pictures_of({"train": (IMAGES, LABELS), "validation": (IMAGES[:6], LABELS[:6])})
     assert {name: len(split) for name, split in source.splits.items()} == {"train": 60, "val": 6}
     assert source.own == ("train", "val")
-    with pytest.raises(InputError, match="data: 'training' is no split"):
-        pictures_of({"training": (IMAGES, LABELS)})
+    with pytest.raises(InputError, match="data: 'teaching' is no split"):
+        pictures_of({"teaching": (IMAGES, LABELS)})
 
 
 class ClassLabel(SimpleNamespace):

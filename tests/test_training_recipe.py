@@ -106,7 +106,7 @@ def test_recipes_of_old_runs_are_todays(tmp_path, name):
 
 ADDED = {
     *(("loss", "class_weights"), ("augment", "flip_vertical"), ("augment", "rotate")),
-    *(("augment", "rotate_fill"), ("augment", "transform")),
+    *(("augment", "rotate_fill"), ("augment", "transform"), ("input", "white")),
 }
 """Fields of blocks that later versions added; recipes of before leave them at their defaults."""
 

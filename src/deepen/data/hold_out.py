@@ -173,7 +173,7 @@ class _Units:
             self._take(count, by_class)
         if by_class:
             for code in reversed(wanted):  # validation first: the epoch is chosen by it
-                self._fill(code)
+                self._fill(code, counted=count is not None)
 
     def places(self) -> list[np.ndarray]:
         """The pictures of each split, int64, in order: training, validation, test."""
@@ -253,7 +253,7 @@ class _Units:
                 f"pictures; at most {most:,} can be"
             )
 
-    def _fill(self, code: int) -> None:
+    def _fill(self, code: int, counted: bool) -> None:
         """Something for a split that would be empty: of the training units, else of the other's.
 
         Raises:
@@ -264,7 +264,9 @@ class _Units:
         order = np.argsort(self.hashes, kind="stable").tolist()
         spared = [u for u in order if self.split[u] == _TRAIN and self._spared(u)]
         held = [unit for unit in reversed(order) if self.split[unit] != _TRAIN]
-        if spared or held[code == _TEST :]:  # a test may not take validation's last
+        if code == _TEST:  # it may take neither validation's last, nor of a number that was said
+            held = [] if counted else held[1:]
+        if spared or held:
             self._put((spared or held)[0], code)
         elif code == _VAL:
             raise InputError(self._nothing_spared())
