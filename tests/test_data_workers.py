@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -212,3 +213,18 @@ def test_a_soft_limit_is_raised_where_it_may_be():
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
     )
     assert done.stdout == "True True\n"
+
+
+def test_workers_end_with_the_batches_that_they_were_for(files):
+    """At once: what waited for the collector of circles would be there for the next training."""
+    gc.collect()
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        batches = Batches(files, PLAIN, batch_size=4, workers=1)
+        assert sum(len(batch.labels) for batch in batches.epoch(0)) == 12
+        assert set(multiprocessing.active_children()) - before
+        del batches
+        assert not set(multiprocessing.active_children()) - before
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -185,7 +186,12 @@ class Batches:
             self._pictures = _Pictures(seen, preprocessing, self.augmentation, seed, cache)
             self._workers = None
             if self.workers:
-                self._workers = Workers(self._pictures, self.workers, self.device, self._alone)
+                self._workers = Workers(
+                    self._pictures,
+                    self.workers,
+                    self.device,
+                    partial(_go_on_alone, self._pictures, self.tell),
+                )
         else:
             assert split.images is not None
             images = torch.from_numpy(preprocessing.fit_arrays(split.images)).to(self.device)
@@ -223,12 +229,6 @@ class Batches:
         """
         images = augment_batch(self.augmentation, self._images, indices, u)
         return self._normalize(images), self._labels[indices]
-
-    def _alone(self, fault: str) -> None:
-        """Go on without workers, and without the cache, whose lock one of them may have held."""
-        assert self._pictures is not None
-        self._pictures.cache = None
-        self.tell(f"{fault}; pictures are decoded in one process from here on")
 
     def _order(self, epoch: int) -> Tensor:
         """The samples of an epoch; the picture of sample s is s modulo the number of pictures."""
@@ -317,6 +317,15 @@ class Batches:
             epoch=epoch,
         )
         return Batch(normal, labels, indices, bad, shares)
+
+
+def _go_on_alone(pictures: _Pictures, tell: Callable[[str], None], fault: str) -> None:
+    """Go on without workers, and without the cache, whose lock one of them may have held.
+
+    It knows no `Batches`: in a circle with its workers these would outlive it.
+    """
+    pictures.cache = None
+    tell(f"{fault}; pictures are decoded in one process from here on")
 
 
 def stay_on_device(split: Split, augmentation: Augmentation) -> bool:
