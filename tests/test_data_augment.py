@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 from scipy import stats
+from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as v2
 
@@ -342,9 +345,19 @@ def test_lighting_is_the_formula_of_alexnet():
     assert np.ptp(out.reshape(50, -1, 3), axis=1).max() == 0  # one shift for the whole picture
 
 
+class OneDevice(TorchDispatchMode):
+    """Fails where numbers of two devices are computed with, as a GPU would."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        devices = {each.device for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        assert len(devices) <= 1, f"{func}: {devices}"
+        return func(*args, **(kwargs or {}))
+
+
 def test_lighting_is_made_where_the_pictures_are():
-    """On a device without memory, as a GPU is not always there: nothing of it is made elsewhere."""
-    assert _lighting(0.1, torch.rand(4, 3, device="meta")).device.type == "meta"
+    u = torch.rand(4, 3, device="meta")  # a GPU is not always there
+    with OneDevice():
+        assert _lighting(0.1, u).device.type == "meta"
 
 
 def test_lighting_is_finite_at_both_ends():

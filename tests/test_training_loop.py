@@ -23,6 +23,7 @@ from deepen.data.loader import Batch
 from deepen.errors import InputError, Interrupted, Preempted, WorkError
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.distributed import Processes
+from deepen.training.loop import length
 from deepen.training.optimizer import Objective
 from deepen.training.progress import Silent
 from deepen.training.recipe import load_recipe
@@ -92,6 +93,16 @@ def test_stops_in_a_row(whole, tmp_path):
         with pytest.raises(Preempted):
             api.train(resume=str(tmp_path / "run"), reporter=StopAt(batches, signal.SIGTERM))
     assert digest(api.train(resume=str(tmp_path / "run")).run) == digest(whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "steps", "epochs"),
+    [({"epochs": 3}, 21, 3), ({"steps": 21}, 21, 3), ({"steps": 22}, 22, 4), ({"steps": 1}, 1, 1)],
+)
+def test_steps_and_epochs_of_seven_batches(words, steps, epochs):
+    assert length(load_recipe("quick", {"length": words}), 7) == (steps, epochs)
+    with pytest.raises(InputError, match="no picture to train on"):
+        length(load_recipe("quick", {"length": words}), 0)
 
 
 def test_a_stop_is_raised_once_all_know_that_it_is_saved(tmp_path, monkeypatch):

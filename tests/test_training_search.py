@@ -20,7 +20,7 @@ from deepen.training.plan import settle
 from deepen.training.progress import Silent
 from deepen.training.recipe import Span, load_recipe
 from deepen.training.request import Here, Request
-from deepen.training.search import Order, _Judged, _pruner, _within, space_of
+from deepen.training.search import Order, _found, _Judged, _pruner, _within, space_of
 from deepen.training.task import Classification
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed: deepen[search]")
@@ -319,6 +319,22 @@ def test_only_an_epoch_before_the_last_is_pruned():
     judged.epoch(rows[1], 2)
     assert trial.told == [(0.75, 1), (0.5, 2)]
     assert trial.attributes == {"epochs": 2, "loss": 0.25}
+
+
+def test_what_was_tried_by_hand():
+    """The best epoch's top-1; of a trial without an epoch there is none."""
+    study = optuna.create_study(direction="maximize")
+    trial = study.ask()
+    trial.report(0.7, 1)
+    trial.report(0.5, 2)
+    trial.set_user_attr("epochs", 2)
+    trial.set_user_attr("loss", 0.3)
+    study.tell(trial, 0.7)
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    found = _found(study, order_of("none"))
+    told = [(t.state, t.top1, t.loss, t.epochs) for t in found.trials]
+    assert told == [("complete", 0.7, 0.3, 2), ("fail", None, None, 0)]
+    assert (found.best, found.running) == (found.trials[0], 0)
 
 
 def test_the_recipe_is_tried_first_only_within_the_space():

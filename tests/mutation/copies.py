@@ -63,8 +63,14 @@ def run_all(runs: Iterable[Run], jobs: int) -> Iterator[Outcome]:
 
 
 def _outcome(context: ForkServerContext, run: Run) -> Outcome:
+    """Of a run, or of a second one where the first hung: that may be the machine's doing."""
     if not run.tests:
         return Outcome(5, "", {})  # pytest's status for no tests
+    outcome = _once(context, run)
+    return _once(context, run) if outcome.status is None else outcome
+
+
+def _once(context: ForkServerContext, run: Run) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="deepen-mutate-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for part in ("src", "tests", "docs"):

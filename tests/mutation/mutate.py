@@ -10,10 +10,11 @@ says; the tests that reach the changed line run, and what cannot be noticed is l
 reason. Each change is made in a copy of the sources in a temporary directory, and no slow test
 runs. First all tests must pass on an unchanged copy.
 
-A line for each change: caught and by which test, or SURVIVED with the change. A test that hangs has
-caught it. The exit status is 1 if one survives, if a test cannot even be run, or if a list does not
-fit the sources: a text that is not there exactly once, an architecture that is not listed, a kind
-that neither a change nor `lacks` names, a change that is listed as equivalent and not made.
+A line for each change: caught and by which test, or SURVIVED with the change. A test that hangs
+twice has caught it. The exit status is 1 if one survives, if a test cannot even be run, or if a
+list does not fit the sources: a text that is not there exactly once, an architecture that is not
+listed, a kind that neither a change nor `lacks` names, a change that is listed as equivalent and
+not made.
 """
 
 from __future__ import annotations
