@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor
 
 from deepen.data.decode import FULL, MAX_PIXELS, misfit, to_channels
-from deepen.data.decode import open_picture as open_picture  # where it was until version 0.3
+from deepen.data.decode import open_picture as open_picture  # where it used to be
 from deepen.data.geometry import Box, window_of
 
 

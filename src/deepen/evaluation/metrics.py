@@ -41,11 +41,11 @@ class Scores(BaseModel):
         num_skipped: pictures that could not be decoded, and are in none of the numbers.
         top1: share, in 0..1, of pictures whose largest logit is the right one.
         top1_interval: where the true top-1 lies with 95% confidence, by so many pictures (Wilson
-            1927); None in files from before version 0.5.
+            1927); None in older files.
         top5: share whose five largest have the right one; None with fewer than six classes.
         loss: mean cross-entropy in nats, after the temperature.
         balanced_accuracy: mean recall of the classes that have pictures (Brodersen et al. 2010), in
-            0..1; None in files from before version 0.4, as is the next.
+            0..1; None in older files, as is the next.
         macro_f1: mean F1 of the classes that have pictures or predictions, in 0..1.
         per_class: in the order of the classes.
         confusion: counts; the row is the true class, the column the predicted one.
