@@ -52,7 +52,7 @@ def test_what_cannot_be_written_gets_one_line(tmp_path):
     with pytest.raises(WorkError, match=r"a.svg: "):
         drawn(tmp_path / "file" / "a.svg")
     (tmp_path / "folder.svg").mkdir()
-    with pytest.raises(WorkError, match=r"folder.svg: "):
+    with pytest.raises(InputError, match=r"folder.svg: is a folder"):
         drawn(tmp_path / "folder.svg")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.svg"]
 

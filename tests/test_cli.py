@@ -79,7 +79,7 @@ def test_train_leaves_a_whole_run_and_says_what_next(deepen, tmp_path):
         "train", "digits", "--model", "mlp", "--epochs", 1, "--output", out
     )
     assert status == 0
-    assert "test error" in shown
+    assert "test accuracy" in shown
     assert f"deepen predict {out}/best.safetensors" in shown
     assert "epoch 1/1" in told
     assert "validation: 179 of 898" in told
@@ -105,7 +105,7 @@ def test_numbers_agree_wherever_they_are_shown(deepen, run):
     assert [row["class"] for row in rows] == list("0123456789")
     assert sum(int(row["support"]) for row in rows) == 899
     status, shown, _ = deepen("evaluate", run / "best.safetensors")
-    assert f"top-1 error {100 - 100 * stored['top1']:.2f}%" in shown
+    assert f"accuracy {100 * stored['top1']:.2f}% (95% interval" in shown
 
 
 def test_accuracy_is_what_scikit_learn_counts(run):

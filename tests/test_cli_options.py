@@ -38,8 +38,9 @@ OPTIONS = {
         --pictures --recipe --seed --set --workers -b -j data
     """,
     "evaluate": """
-        --batch-size --csv --data-dir --device --download --json --labels --model --split
-        --workers -b -j data weights
+        --averaging --baseline --batch-size --border --calibrate --corruptions --crops --csv
+        --data --data-dir --device --download --ensemble --interpolation --json --labels
+        --model --pictures --scales --shorter-side --split --tree --workers -b -j weights
     """,
     "probe": """
         --batch-size --classifier --data-dir --device --download --json --labels --layer

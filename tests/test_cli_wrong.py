@@ -48,7 +48,7 @@ FOLDERS = {
 # Right in their way: a list may be empty, and `doctor` finds a folder without pictures and says so.
 RIGHT = {
     *(("exclude", "empty"), ("exclude", "text"), ("exclude", "deep"), ("doctor", "folder")),
-    *(("classes", "text"), ("classes", "deep")),
+    *(("classes", "text"), ("classes", "deep"), ("exclude", "binary"), ("exclude", "device")),
 }
 TABLE = [(what, kind) for what in FILES for kind in (*KINDS, *CONTENTS)]
 TABLE += [(what, kind) for what in FOLDERS for kind in KINDS]

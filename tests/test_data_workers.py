@@ -121,7 +121,7 @@ def test_full_shared_memory_is_named(files, monkeypatch, share):
 
 
 def test_no_semaphores_at_all(files, monkeypatch):
-    def none():
+    def none(process):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(workers, "_leaving", none)
@@ -132,14 +132,13 @@ def test_no_semaphores_at_all(files, monkeypatch):
 
 def test_a_queue_that_cannot_be_made_ends_without_a_word_of_torchs(files, monkeypatch, recwarn):
     made = []
-    event = multiprocessing.Event
-    workers._leaving()
+    workers._leaving(os.getpid())
 
     def second():
         made.append(1)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(multiprocessing, "Event", second)
+    monkeypatch.setattr(torch.multiprocessing, "Event", second)
     complaints = []
     monkeypatch.setattr(sys, "unraisablehook", complaints.append)
     loader, heard = batches(files)
@@ -147,7 +146,6 @@ def test_a_queue_that_cannot_be_made_ends_without_a_word_of_torchs(files, monkey
     assert made
     assert heard[0].startswith("shared memory (/dev/shm) is full or missing")
     assert complaints == []
-    assert event is not second
 
 
 def test_an_error_of_the_users_own_is_not_blamed_on_the_machine(files, monkeypatch):
@@ -196,9 +194,11 @@ def test_few_open_files(files, limit, tmp_path):
         capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    said, count = done.stdout.splitlines()
-    assert said.startswith("too many open files: raise the limit (ulimit -n 4096)")
+    *said, count = done.stdout.splitlines()
     assert count == "12"
+    assert said or limit == 40  # where this process itself has few open, so many are enough
+    for line in said:
+        assert line.startswith("too many open files: raise the limit (ulimit -n 4096)")
 
 
 def test_a_soft_limit_is_raised_where_it_may_be():

@@ -204,7 +204,7 @@ def test_a_name_that_means_another_network_is_another_study(own, tmp_path):
 def test_a_damaged_study_file_is_named_in_a_line(own, tmp_path, blob):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "study.json").write_bytes(blob)
-    with pytest.raises(InputError, match=r"run/study.json: is damaged") as caught:
+    with pytest.raises(InputError, match=r"run/study.json: damaged") as caught:
         conduct(order(own, tmp_path / "run", seeds=1), Silent())
     assert "\n" not in str(caught.value)
 

@@ -217,7 +217,7 @@ def place(tmp_path_factory) -> Place:
     for name, processes in (("one", 1), ("two", 2)):
         ended = place.train(name, processes)
         assert ended.status == 0, ended.err
-        assert ended.out.count("test error") == 1
+        assert ended.out.count("test accuracy") == 1
         assert ended.err.count("epoch 3/3") == 1
     return place
 

@@ -266,8 +266,11 @@ def test_a_hopeless_trial_is_pruned_and_a_diverged_one_is_the_worst(tmp_path):
 
 
 def order_of(pruner: str) -> Order:
-    """No more of an order than its pruner."""
-    return cast("Order", SimpleNamespace(pruner=pruner))
+    """As much of one as the rules look at."""
+    plan = SimpleNamespace(
+        recipe=load_recipe("quick"), source=SimpleNamespace(classes=("one", "other"))
+    )
+    return cast("Order", SimpleNamespace(pruner=pruner, folder=Path("search"), plan=plan))
 
 
 @pytest.mark.parametrize("whole", [2, 3])

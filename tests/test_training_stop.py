@@ -150,7 +150,7 @@ def test_full_and_closed_streams():
 def test_a_training_ends_well_though_nobody_hears_of_it(whole, tmp_path, where):
     done = shell(f'"$@" {where}', *TRAIN, "--output", tmp_path / "run")
     assert done.returncode == 0
-    assert "test error" in done.stdout
+    assert "test accuracy" in done.stdout
     assert digests(tmp_path / "run") == digests(whole)
 
 

@@ -72,7 +72,8 @@ def test_the_line_shows_what_always_the_common_class_is_worth():
     logits = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
     labels = torch.tensor([0] * 95 + [1] * 5)
     scores = score(logits, labels, ["common", "rare"], protocol="p")
-    words = "error 5.00%, balanced accuracy 50.00%, macro F1 48.72%"
+    words = "accuracy 95.00% (95% interval 88.8 to 97.8%, n 100)"
+    words += ", balanced accuracy 50.00%, macro F1 48.72%"
     assert scores.headline == words
 
 

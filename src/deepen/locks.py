@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,7 +123,10 @@ def _is(handle: int, path: Path) -> bool:
 
 
 def _holder(path: Path) -> str:
-    try:
-        return path.read_text("utf-8").strip() or "another process"
-    except (OSError, ValueError):
-        return "another process"
+    """Who it is, by the file; a holder that has just locked it is about to say so."""
+    for _ in range(20):
+        with contextlib.suppress(OSError, ValueError):
+            if said := path.read_text("utf-8").strip():
+                return said
+        time.sleep(0.01)
+    return "another process"

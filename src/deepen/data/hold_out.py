@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName, note_on_test
+from deepen.data.tags import tags_of
 from deepen.errors import InputError
 
 HELD_OUT = 0.1
@@ -79,7 +80,10 @@ def hold_out(laid: PictureSet, held: Held, *, by_class: bool = True) -> PictureS
         train = splits.pop("train")
         try:
             groups = _groups(train, laid.classes, held.together)
-            units = _Units(train, groups, len(laid.classes))
+            if tags_of(train) is None:
+                units = _Units(train, groups, len(laid.classes))
+            else:  # each of several classes: a picture cannot be held out for one of them
+                units = _Units(replace(train, labels=train.labels * 0), groups, 1)
             units.hold_out(wanted, held.validation, by_class)
         except InputError as error:
             raise InputError(f"{laid.name}: {error}") from None
@@ -212,7 +216,8 @@ class _Units:
         return self._units[self._first[label] : self._first[label + 1]].tolist()
 
     def _keep_in_training(self) -> None:
-        for label in np.flatnonzero(self.counts[_TRAIN] == 0).tolist():
+        there = np.diff(self._first) > 0
+        for label in np.flatnonzero(there & (self.counts[_TRAIN] == 0)).tolist():
             if not self.counts[_TRAIN, label]:  # else a group of two classes came with the other
                 self._put(self._of(label)[-1], _TRAIN)
 

@@ -129,7 +129,8 @@ def _left_out(entries: Entries, name: str, reading: Reading) -> tuple[str, ...]:
         beside = []  # counters
     for other, tensors in entries.tensors.items():
         if other != name:
-            beside += [f"{other} ({len(tensors)} tensors)"] if other else list(tensors)
+            count = f"{len(tensors)} tensor{'' if len(tensors) == 1 else 's'}"
+            beside += [f"{other} ({count})"] if other else list(tensors)
     return (*beside, *entries.beside)
 
 
