@@ -217,7 +217,6 @@ def test_a_soft_limit_is_raised_where_it_may_be():
 
 def test_workers_end_with_the_batches_that_they_were_for(files):
     """At once: what waited for the collector of circles would be there for the next training."""
-    gc.collect()
     before = set(multiprocessing.active_children())
     gc.disable()
     try:

@@ -272,6 +272,8 @@ class Batches:
             answers = self._workers(requests)
         for chunk, (images, kept, bad, geometry, failure) in zip(chunks, answers, strict=True):
             if failure is not None:
+                if self._workers is not None:
+                    self._workers.close()
                 raise InputError(failure)
             if 0 < len(kept) < self.fewest:
                 alone = (self.split.key(sample % len(self.split)) for sample in kept)
