@@ -51,10 +51,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
+THREADS = torch.get_num_threads()
+"""As processes have it that tests start; bits depend on it."""
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """No test depends on those before it."""
     torch.manual_seed(0)
+    if torch.get_num_threads() != THREADS:  # a study sets them
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ def shortened(points: Points):
     return train
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_a_search_killed_at_every_instant_ends_as_one_that_was_not(tmp_path, monkeypatch, pruner):
     """Between two values, before and after each epoch's report, before and after it is stored.
 

@@ -18,6 +18,18 @@ from deepen.verification import digests
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and streams of POSIX")
 
+
+@pytest.fixture(autouse=True)
+def _no_nohup():
+    """Under nohup SIGHUP is heeded by nobody, as it should be."""
+    if os.name == "posix":
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        yield
+        signal.signal(signal.SIGHUP, before)
+    else:
+        yield
+
+
 SHORT = {"length.epochs": 2, "batch_size": 256, "validation": 100}
 WORDS = {"data": "digits", "model": "perceptron", "recipe": "quick", "changes": SHORT}
 TRAIN = ["train", "digits", "--model", "perceptron", "--recipe", "quick", "--batch-size", "256",
