@@ -14,6 +14,7 @@ from deepen import api
 from deepen.errors import Preempted
 from deepen.training.checkpoint import load_checkpoint
 from deepen.training.progress import Silent
+from deepen.training.stop import StopRequest, leaving_when_preempted
 from deepen.verification import digests
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and streams of POSIX")
@@ -195,3 +196,31 @@ def test_what_tensorboard_lacks_stops_no_training(whole, tmp_path, monkeypatch):
     assert [line for line in told.lines if "TensorBoard" in line] == [
         f"no more events for TensorBoard: {run}/tensorboard: No space left on device"
     ]
+
+
+def test_a_signal_whose_exception_python_drops_is_heeded_by_the_next_to_ask(monkeypatch):
+    """In `__del__` and callbacks of weak references nothing that is raised comes through."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            [None for _ in range(1000)]  # the handler is called in here
+
+    def leave() -> None:
+        with leaving_when_preempted("go on"):
+            Dying()
+
+    def save() -> None:
+        with leaving_when_preempted("go on"):
+            Dying()
+            with StopRequest() as stop:
+                assert stop.signal == signal.SIGTERM
+                raise stop.error("saved")
+
+    with pytest.raises(Preempted, match="stopped by SIGTERM; go on"):
+        leave()
+    with pytest.raises(Preempted, match="stopped by SIGTERM; saved"):
+        save()
+    with StopRequest() as stop:
+        assert stop.signal is None

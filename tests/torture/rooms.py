@@ -32,6 +32,7 @@ from PIL import Image
 from deepen.data.index import MIN_FILES
 from deepen.data.sources import open_source
 from deepen.errors import WorkError
+from deepen.locks import abandoned
 from deepen.verification import digests
 
 KILLS = 25
@@ -198,8 +199,14 @@ class Cache(Room):
         return below, str(self.cache), *super().call(place)
 
     def left(self, place: Path) -> object:
-        assert not list(self.cache.iterdir()), "a cache is left"
+        assert not list(self.cache.glob("*.deepen-pictures")), "a cache is left"
         return digests(place)
+
+    def killed(self, rng: random.Random, usual: tuple[int, float], place: Path) -> bool:
+        died = super().killed(rng, usual, place)
+        while not all(map(abandoned, self.cache.glob("*.deepen-pictures"))):
+            time.sleep(0.1)  # workers hold it until they notice, within seconds
+        return died
 
 
 def below(cache: str, *call: Any) -> None:

@@ -54,6 +54,8 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *preempting()):
                 self._before[number] = signal.signal(number, self._note)
+            while _swallowed:
+                self._note(_swallowed.pop(), None)
         return self
 
     def __exit__(
@@ -95,15 +97,24 @@ def leaving_when_preempted(
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _swallowed.clear()
     before = {number: signal.signal(number, _leave) for number in preempting()}
     try:
         yield
+        if _swallowed:
+            raise _Leave(signal.Signals(_swallowed.pop()).name)
     except _Leave as left:
+        _swallowed.clear()
         raise Preempted(f"stopped by {left}; {advice}") from None
     finally:
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sends it to those that are ending
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+_swallowed: list[int] = []
+"""The signal that `_leave` raised at, until it has come through: Python drops what is raised in a
+callback, of a weak reference to an import's lock say. The next to ask heeds it then."""
 
 
 class _Leave(BaseException):
@@ -113,4 +124,5 @@ class _Leave(BaseException):
 def _leave(number: int, frame: FrameType | None) -> None:
     for each in preempting():
         signal.signal(each, signal.SIG_IGN)  # schedulers repeat it
+    _swallowed.append(number)
     raise _Leave(signal.Signals(number).name)
