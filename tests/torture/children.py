@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from deepen.cli import main
+from deepen.training.stop import put_off
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -42,7 +43,8 @@ def process(target: Callable[..., None], *args: object) -> int | None:
 
 
 def command(words: list[str], errors: str) -> None:
-    """`deepen ...` in this process, standard error to a file."""
+    """`deepen ...` in this process, standard error to a file, which is there once it has begun."""
+    put_off()  # as its `__main__` begins
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv = ["deepen", *words]

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from children import CONTEXT, begin, command, deepen, photos, process
+from children import CONTEXT, begin, command, complaints, deepen, photos, process
 from rooms import KILLS, ROOMS, torture
 
 from deepen import api
@@ -263,8 +263,11 @@ def sigterm(folder: Path) -> bool:
     while preempted < 20 and too_late + other < 40:
         run = folder / f"run-{preempted + too_late + other}"
         arguments = [*words, "--output", str(run), "--resume", "auto"]
+        (folder / "e").unlink()
         child = begin(command, arguments, str(folder / "e"))
-        child.join(0.3 + rng.random() * length)  # what comes before is the fork's
+        while not (folder / "e").exists():  # what comes before is the fork's
+            time.sleep(0.01)
+        child.join(rng.random() * length)
         sent = time.monotonic()
         child.terminate()
         child.join()
@@ -273,6 +276,8 @@ def sigterm(folder: Path) -> bool:
             continue
         preempted += child.exitcode == 75
         other += child.exitcode != 75
+        if child.exitcode != 75:
+            print(f"  sigterm: status {child.exitcode}, {complaints(folder / 'e')}", flush=True)
         slowest = max(slowest, time.monotonic() - sent)
         status, _ = deepen(*arguments, errors=folder / "e")
         different += status != 0 or digests(run) != whole
@@ -311,7 +316,7 @@ PARTS = {
 }
 
 if __name__ == "__main__":
-    CONTEXT.set_forkserver_preload(["deepen.verification", "deepen.cli"])
+    CONTEXT.set_forkserver_preload(["__main__", "deepen.verification", "deepen.cli"])
     failed = []
     for part in sys.argv[1:] or PARTS:
         began = time.monotonic()
