@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from deepen.version import __version__
 
 if TYPE_CHECKING:
+    from deepen import detect
     from deepen.api import evaluate, predict, train
     from deepen.models import list_models, register_model
     from deepen.weights import create_model, load
@@ -28,6 +29,7 @@ _HOME = {
 __all__ = [
     "__version__",
     "create_model",
+    "detect",
     "evaluate",
     "list_models",
     "load",
@@ -38,6 +40,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "detect":
+        return import_module("deepen.detect")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'deepen' has no attribute {name!r}")

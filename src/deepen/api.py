@@ -43,6 +43,7 @@ from deepen.training.run import Run
 from deepen.training.scored import open_to_probe, split_names
 from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
+from deepen.training.task import task_of
 from deepen.training.tuning import tuned
 from deepen.weights import load_weights, save_weights
 from deepen.weights.convert import has_card, load_foreign
@@ -73,6 +74,8 @@ def train(asked: Training) -> Trained:
         plan, run = find(asked, here) if first else (None, None)
         if plan is not None and run is None:
             plan = tuned(plan, here)
+            if asked.look:
+                task_of(plan.recipe, plan.source.classes).look(plan, asked)
         shared = processes.share(plan and share(plan), ALONE_TIMEOUT_S)
         plan = plan or same_plan(shared, asked, here)
         job = build(plan, here)

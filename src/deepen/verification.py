@@ -280,7 +280,7 @@ def _obey(order: _Order, begun: Path, done: Path, error: Path) -> None:
         request = with_tags(asked)
         some = _some(open_pictures(request, held_out(request)), order.pictures)
         words = {**order.words, "data": some, "download": False}
-        api.train(**words, output=order.run, resume="auto", reporter=told)
+        api.train(**words, output=order.run, resume="auto", look=False, reporter=told)
     except DeepenError as failure:
         error.write_text(str(failure))
         sys.exit(failure.exit_status)

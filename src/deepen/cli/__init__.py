@@ -12,6 +12,7 @@ from deepen.cli import (
     claims,
     compare,
     demo,
+    detect,
     doctor,
     evaluate,
     find_lr,
@@ -53,6 +54,7 @@ for verb in VERBS:
     name = verb.__name__.rpartition(".")[2]
     app.command(name.replace("_", "-"), epilog=verb.EXAMPLE)(getattr(verb, name))
 app.add_typer(weights.weights, name="weights", epilog=weights.EXAMPLE)
+app.add_typer(detect.detect, name="detect", epilog=detect.EXAMPLE)
 
 
 def _print_version(asked: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,11 @@ from deepen.evaluation.boxes import Detections
 from deepen.evaluation.coco import run_lengths, score_boxes, score_masks
 from deepen.evaluation.detection import score_detections
 from deepen.training.progress import Row
-from deepen.training.recipe import Recipe
 from deepen.training.request import Here
 from deepen.training.task import Examined, Outcome, Task
+
+if TYPE_CHECKING:
+    from deepen.training.plan import Plan
 
 LOSSES = {
     "objectness": "loss_objectness",
@@ -81,6 +83,21 @@ class Detection(Task):
             raise InputError("task detection: these pictures have classes, but no boxes")
         if not any(len(target["boxes"]) for target in train.targets):
             raise InputError("task detection: no training picture has a box")
+
+    def look(self, plan: Plan, here: Here) -> None:
+        """Boxes against pictures and anchors, then a few steps (`deepen.detection.trouble`).
+
+        Raises:
+            InputError: names what would keep the detector from learning.
+        """
+        from deepen.detection.trouble import look  # which trains detectors, this task's
+
+        found = look(plan, here)
+        for note in found.notes:
+            here.reporter.message(note)
+        if found.troubles:
+            first = found.troubles[0]
+            raise InputError(f"{plan.data}: {first.fault}: {first.words}; --no-look trains anyway")
 
     def run(self, forward: Callable[..., Any], batch: Batch) -> Any:
         """Losses, by name."""
@@ -148,6 +165,21 @@ class Detection(Task):
             index = int(batch.indices[place])
             pictures.append(_Picture(index, (width, height), plain, truth))
         return pictures
+
+    def answers(
+        self, outputs: Any, geometry: Geometry, sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """What the network says of each picture, in px of it.
+
+        Args:
+            outputs: of the network, in evaluation mode.
+            geometry: of the pictures.
+            sizes: width and height of each.
+        """
+        return [
+            detections_of(in_source(found, geometry, place, size))
+            for place, (found, size) in enumerate(zip(outputs, sizes, strict=True))
+        ]
 
     def scores(self, found: FoundInSplit) -> dict[str, float | None]:
         """COCO's AP, and that at an overlap of 0.5."""

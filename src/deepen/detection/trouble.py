@@ -21,10 +21,6 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from deepen.data.decode import PictureError
-from deepen.data.loader import Batch, Batches
-from deepen.data.randomness import permutation
-from deepen.data.split import Split
 from deepen.data.annotated.readings import (
     READINGS,
     UNKNOWN,
@@ -34,6 +30,10 @@ from deepen.data.annotated.readings import (
     read,
     told_classes,
 )
+from deepen.data.decode import PictureError
+from deepen.data.loader import Batch, Batches
+from deepen.data.randomness import permutation
+from deepen.data.split import Split
 from deepen.detection.settings import DetectorSettings
 from deepen.detection.task import Detection
 from deepen.errors import InputError
@@ -266,9 +266,7 @@ class _Short:
         assert isinstance(self.job.task, Detection)
         assert self.job.validation is not None
         with _thresholds(self.job.network, settings):
-            found = self.job.task.predict(
-                self.job.network, self.job.validation.epoch(0), self.here
-            )
+            found = self.job.task.predict(self.job.network, self.job.validation.epoch(0), self.here)
             return self.job.task.scores(found)["ap50"] or 0.0
 
 

@@ -97,7 +97,8 @@ def settle(request: Request, here: Here) -> Plan:
     start = _start(request, source, here.place.type)
     card = start.loaded.card if start is not None and start.whole else None
     changes = dict(request.changes)
-    choice = choose(source, request.model, request.recipe, changes, card, here.place.type)
+    fill_in = request.chooser or choose
+    choice = fill_in(source, request.model, request.recipe, changes, card, here.place.type)
     for line in (*source.notes, *choice.words):
         here.reporter.message(line)
     return complete(request, here, source, choice.model, choice.recipe, start, choice.words)

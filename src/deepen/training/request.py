@@ -156,6 +156,10 @@ class Request:
         Option(str, metavar="FILE"),
     )
 
+    chooser: Any = word(
+        None, "Fills in what is left open, as `deepen.training.choice.choose` does."
+    )
+
     def __post_init__(self) -> None:
         _fill(self)
 
@@ -247,6 +251,23 @@ class Training(Here, Request):
         None,
         "Go on with a run: the newest of the same recipe, or this.",
         Option(str, metavar="auto|RUN"),
+    )
+    look: bool = word(
+        True,
+        "Look for what would keep a detector from learning before it is trained.",
+        Option(bool, ("--look/--no-look",)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detecting(Training):
+    """All that `deepen.detect.train` takes."""
+
+    detector: str | None = word(
+        None,
+        "What finds things: faster-rcnn-fpn, faster-rcnn-c4, mask-rcnn-fpn, fcn-8s, ...; by the "
+        "data when left out. --model is its backbone.",
+        Option(str),
     )
 
 

@@ -11,7 +11,7 @@ import importlib
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -31,6 +31,9 @@ from deepen.training.optimizer import Objective, class_weights
 from deepen.training.progress import Row
 from deepen.training.recipe import Recipe
 from deepen.training.request import Here
+
+if TYPE_CHECKING:
+    from deepen.training.plan import Plan
 
 MEANS = ("balanced", "macro_f1")
 """Columns of figures in which each class weighs the same."""
@@ -91,6 +94,13 @@ class Task:
 
     def see(self, train: Split) -> None:
         """Learn what it must know of the training pictures, before the first step."""
+
+    def look(self, plan: Plan, here: Here) -> None:
+        """Look for what would keep a new run from learning, before anything is written.
+
+        Raises:
+            InputError: there is something.
+        """
 
     def run(self, forward: Callable[..., Any], batch: Batch) -> Any:
         """What the network makes of a batch, in training mode, for `loss_of`.
