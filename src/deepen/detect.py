@@ -156,8 +156,8 @@ def _known_by(scored: Scored, split: Split, card: Card, asked: Scoring) -> Split
         return split
     if strange := [name for name in names if name not in card.classes]:
         raise InputError(
-            f"{scored.source.name}: has {strange[0]}, which {asked.weights} does not know; it knows "
-            f"{', '.join(card.classes)}"
+            f"{scored.source.name}: has {strange[0]}, which {asked.weights} does not know; "
+            f"it knows {', '.join(card.classes)}"
         )
     place = np.array([card.classes.index(name) for name in names])
     targets = tuple(_Relabelled(target, place) for target in split.targets)

@@ -36,7 +36,7 @@ DETECTORS = {
     "mask": "fcn-8s",
     "box": "localization",
 }
-"""By what pictures have: boxes, outlines of things, a class for each pixel, a box of their class."""
+"""By what pictures have: boxes, outlines too, a class for each pixel, boxes of their class."""
 WORDS = {
     "boxes": "the pictures have boxes",
     "masks": "the pictures have boxes and outlines",
@@ -118,7 +118,8 @@ def kind_of(source: PictureSet) -> str:
         return "mask"
     if "boxes" not in names:
         raise InputError(
-            f"{source.name}: its pictures have neither boxes nor masks; `deepen train` takes classes"
+            f"{source.name}: its pictures have neither boxes nor masks; "
+            "`deepen train` takes classes"
         )
     return "masks" if "masks" in names else "boxes" if "labels" in names else "box"
 

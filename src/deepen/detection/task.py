@@ -270,7 +270,7 @@ def targets_of(batch: Batch, masks: bool) -> list[dict[str, Tensor]]:
 def in_source(
     found: Mapping[str, Tensor], geometry: Geometry, place: int, size: tuple[int, int]
 ) -> list[Any]:
-    """What a detector found in a picture of its input, carried back to its source, as JSON keeps it.
+    """What a detector found in a picture, carried back to px of its source, as JSON keeps it.
 
     Args:
         found: boxes (n, 4), scores (n,), labels (n,) from 1 on, perhaps masks (n, 1, 28, 28).

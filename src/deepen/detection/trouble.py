@@ -180,15 +180,15 @@ def of_inputs(job: Job, split: Split) -> Looked:
             sides = [math.sqrt(area) for area in _areas(job, batches)]
             words = (
                 f"the best anchor of half the boxes overlaps by less than {half:.2f} (IoU); boxes "
-                f"have sides of {np.quantile(sides, 0.05):.0f} to {np.quantile(sides, 0.95):.0f} px "
-                "in the input: set anchor_px to that range"
+                f"have sides of {np.quantile(sides, 0.05):.0f} to {np.quantile(sides, 0.95):.0f} "
+                "px in the input: set anchor_px to that range"
             )
             troubles.append(Trouble("anchors do not fit the boxes", words))
     return Looked(troubles, notes)
 
 
 def by_heart(plan: Plan, here: Here) -> Looked:
-    """Train on a handful of pictures, at the recipe's rate and at others; then look at its boxes."""
+    """Train on a handful of pictures, at the recipe's rate and at others; then see its boxes."""
     rate = plan.recipe.optimizer.lr
     handful = _handful(plan)
     own, lower = _Short(handful, here, rate), _Short(handful, here, rate / APART)
