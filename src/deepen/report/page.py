@@ -32,13 +32,14 @@ from deepen.evaluation.tags import TagScores
 from deepen.files import read_json, read_text, read_yaml, write_whole
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
+from deepen.training.progress import has_scores
 from deepen.visualization.filters import filter_tiles, first_layer
 from deepen.weights import Card, read_card
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NEEDED = ("epoch", "lr", "train_loss", "eval_loss", "images_per_s", "seconds")
+NEEDED = ("epoch", "lr", "train_loss", "images_per_s", "seconds")
 """Columns of metrics.csv that every task has."""
 TITLES = {
     "loss": "Loss",
@@ -131,7 +132,7 @@ def write_report(run: Path) -> Path:
     weights = next((run / name for name in WEIGHTS if (run / name).is_file()), None)
     card = read_card(weights) if weights else None
     rows = _metrics(run / "metrics.csv")
-    kept = card.epoch if card and any(row["eval_loss"] is not None for row in rows) else None
+    kept = card.epoch if card and any(map(has_scores, rows)) else None
     evaluation = _evaluation(run / "scores.json")
     found_scores = evaluation.scores if evaluation else None
     scores = found_scores if isinstance(found_scores, Scores) else None

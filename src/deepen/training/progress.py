@@ -127,7 +127,7 @@ class Bars:
     def epoch(self, row: Row, epochs: int) -> None:
         """See `Reporter`."""
         parts = [f"epoch {row['epoch']}/{epochs}", f"train {_in_words(row, 'train_')}"]
-        if row["eval_loss"] is not None:
+        if has_scores(row):
             parts.append(f"validation {_in_words(row, 'eval_')}")
         parts.append(f"lr {row['lr']:.4g}")
         parts.append(f"{row['images_per_s']:,.0f} images/s")
@@ -143,6 +143,11 @@ class Bars:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def has_scores(row: Row) -> bool:
+    """Whether an epoch was scored, by whatever figures its task has."""
+    return any(name.startswith("eval_") and value is not None for name, value in row.items())
 
 
 def _in_words(row: Row, prefix: str) -> str:
