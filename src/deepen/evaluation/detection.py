@@ -21,7 +21,7 @@ from deepen.evaluation.average_precision import (
 )
 from deepen.evaluation.boxes import Detections, Picture, pair
 from deepen.evaluation.detection_errors import ErrorCost, Mistake, find_errors
-from deepen.evaluation.intervals import RESAMPLES, Interval, draw_again, percentiles
+from deepen.evaluation.intervals import RESAMPLES, Interval, bootstrap_interval, draw_again
 from deepen.evaluation.metrics import Figures
 
 CURVE_POINTS = 200
@@ -156,7 +156,8 @@ def score_detections(
     _check_sizes(found, truth, sizes)
     pictures = pair(found, truth, len(classes))
     rankings = rank(pictures, len(classes))
-    areas = _areas(rankings, len(pictures), resamples)
+    draws = draw_again(len(pictures), resamples)
+    areas = np.stack([resampled_areas(ranking, draws) for ranking in rankings])
     boxes = coco.score_boxes(found, truth, len(classes))
     with_masks = all(one.masks is not None for one in found) and any("masks" in t for t in truth)
     masks = coco.score_masks(found, truth, len(classes)) if with_masks else None
@@ -180,7 +181,7 @@ def score_detections(
         num_skipped=num_skipped,
         figures=figures,
         protocol=protocol,
-        map50_interval=_interval_of_mean(areas),
+        map50_interval=_interval(figures["map50"], areas),
         per_class=per_class,
         coco=boxes,
         coco_masks=masks,
@@ -207,17 +208,12 @@ def _check_sizes(
                 raise InputError(f"picture {i}: {words}")
 
 
-def _areas(rankings: Sequence[Ranking], pictures: int, resamples: int) -> np.ndarray:
-    """Of each class in each resample, (K, R)."""
-    draws = draw_again(pictures, resamples)
-    return np.stack([resampled_areas(ranking, draws) for ranking in rankings])
-
-
-def _interval_of_mean(areas: np.ndarray) -> tuple[float, float] | None:
+def _interval(measured: float | None, areas: np.ndarray) -> tuple[float, float] | None:
+    """Of the mean of classes' areas, (K, R), in each resample those that an object was drawn of."""
     known = ~np.isnan(areas)
-    counts = known.sum(0)
     with np.errstate(invalid="ignore"):
-        return percentiles(np.where(known, areas, 0).sum(0) / counts)
+        means = np.where(known, areas, 0).sum(0) / known.sum(0)
+    return None if measured is None else bootstrap_interval(measured, means)
 
 
 def _of_class(
@@ -227,17 +223,17 @@ def _of_class(
     boxes: coco.CocoClass,
     masks: coco.CocoClass | None,
 ) -> DetectedClass:
-    support = int(ranking.support.sum())
     curve = curve_of(ranking)
+    ap = None if curve is None else float(area(curve.recall, curve.precision))
     best = None
     if curve is not None and len(curve.recall):
         f1 = 2 * curve.recall * curve.precision / (curve.recall + curve.precision)
         best = int(f1.argmax())
     return DetectedClass(
         name=name,
-        support=support,
-        ap=None if curve is None else float(area(curve.recall, curve.precision)),
-        ap_interval=percentiles(areas),
+        support=int(ranking.support.sum()),
+        ap=ap,
+        ap_interval=_interval(ap, areas[None]),
         ap07=None if curve is None else eleven_points(curve.recall, curve.precision),
         coco_ap=boxes.ap,
         coco_ap75=boxes.ap75,
