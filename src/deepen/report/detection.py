@@ -1,4 +1,4 @@
-"""A detector's part of the report: its classes and curves, its errors by kind, its worst mistakes."""
+"""A detector's part of the report: its classes and curves, its errors by kind, its mistakes."""
 
 from __future__ import annotations
 
