@@ -1,4 +1,4 @@
-"""The report of a detector and of a segmentation: their numbers, and that it holds what it draws."""
+"""The report of a detector and of a segmentation: numbers, curves, mistakes as pictures."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def make_pictures(count: int) -> Split:
     rng = np.random.default_rng(0)
     images = rng.integers(100, 140, (count, 90, 120, 3), dtype=np.uint8)
     return Split(
+        "test",
         labels=np.zeros(count, np.int64),
         images=images,
         keys=[f"JPEGImages/blood_{i:03d}.jpg" for i in range(count)],

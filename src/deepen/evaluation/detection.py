@@ -225,10 +225,11 @@ def _of_class(
 ) -> DetectedClass:
     curve = curve_of(ranking)
     ap = None if curve is None else float(area(curve.recall, curve.precision))
-    best = None
-    if curve is not None and len(curve.recall):
+    best_f1 = best_score = None
+    if curve is not None:
         f1 = 2 * curve.recall * curve.precision / (curve.recall + curve.precision)
-        best = int(f1.argmax())
+        best_f1 = float(f1.max(initial=0.0))
+        best_score = float(curve.scores[f1.argmax()]) if len(f1) else None
     return DetectedClass(
         name=name,
         support=int(ranking.support.sum()),
@@ -238,8 +239,8 @@ def _of_class(
         coco_ap=boxes.ap,
         coco_ap75=boxes.ap75,
         mask_ap=masks.ap if masks else None,
-        best_f1=None if curve is None else float(f1[best]) if best is not None else 0.0,
-        best_score=None if curve is None or best is None else float(curve.scores[best]),
+        best_f1=best_f1,
+        best_score=best_score,
         curve=[] if curve is None else list(thinned(curve, CURVE_POINTS)),
     )
 
@@ -258,11 +259,11 @@ def _worst(
     """The surest that are wrong and the largest that are missed, two of a picture at most."""
 
     def score(mistake: Mistake) -> float:
-        return pictures[mistake.picture].scores[mistake.detection]
+        return float(pictures[mistake.picture].scores[mistake.detection])
 
     def size(mistake: Mistake) -> float:
-        box = pictures[mistake.picture].true_boxes[mistake.object]
-        return (box[2] - box[0]) * (box[3] - box[1])
+        left, top, right, bottom = pictures[mistake.picture].true_boxes[mistake.object].tolist()
+        return (right - left) * (bottom - top)
 
     wrong = [each for each in mistakes if each.detection is not None]
     missed = [each for each in mistakes if each.detection is None]
@@ -289,10 +290,10 @@ def _in_words(
         place=mistake.picture,
         key=keys[mistake.picture],
         kind=mistake.kind,
-        predicted=None if i is None else classes[picture.labels[i]],
+        predicted=None if i is None else classes[int(picture.labels[i])],
         score=None if i is None else float(picture.scores[i]),
         box=None if i is None else _box(picture.boxes[i]),
-        true=None if j is None else classes[picture.true_labels[j]],
+        true=None if j is None else classes[int(picture.true_labels[j])],
         true_box=None if j is None else _box(picture.true_boxes[j]),
         overlap=None if i is None or j is None else float(picture.overlaps[i, j]),
     )
