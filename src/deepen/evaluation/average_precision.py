@@ -118,7 +118,7 @@ def resampled_areas(ranking: Ranking, draws: np.ndarray) -> np.ndarray:
     """
     hits = np.flatnonzero(ranking.right)
     objects = draws @ ranking.support
-    if not len(hits):
+    if not len(hits) or not len(draws):
         return np.where(objects > 0, 0.0, np.nan)
     upto = ranking.pictures[: hits[-1] + 1]  # what is ranked below the last hit changes nothing
     draws = draws.astype(np.int16)  # a third of the time

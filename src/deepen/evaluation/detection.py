@@ -159,7 +159,9 @@ def score_detections(
     draws = draw_again(len(pictures), resamples)
     areas = np.stack([resampled_areas(ranking, draws) for ranking in rankings])
     boxes = coco.score_boxes(found, truth, len(classes))
-    with_masks = all(one.masks is not None for one in found) and any("masks" in t for t in truth)
+    with_masks = all(one.masks is not None for one in found) and all(
+        "masks" in target or not len(target["labels"]) for target in truth
+    )
     masks = coco.score_masks(found, truth, len(classes)) if with_masks else None
     per_class = [
         _of_class(name, rankings[c], areas[c], boxes.per_class[c], masks and masks.per_class[c])

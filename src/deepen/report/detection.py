@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from deepen.errors import InputError, first_problem
 from deepen.evaluation.detection import DetectedClass, DetectionScores
-from deepen.evaluation.segmentation import SegmentationScores
 from deepen.files import read_json
 from deepen.report.drawing import INK, draw
 
@@ -36,6 +36,17 @@ NAMES = {
     "top1_box_error": "Error of the box, the class being right",
 }
 """Of figures, which all are shares and shown in percent."""
+CHARTS = {
+    "ap": "COCO AP",
+    "ap50": "COCO AP at 0.5",
+    "mask_ap": "Mask AP",
+    "miou": "Mean IoU",
+    "pixel_accuracy": "Pixel accuracy",
+    "top1_error": "Top-1 localization error",
+    "top5_error": "Top-5 localization error",
+    "top1_class_error": "Top-1 error of the class alone",
+}
+"""Titles of those that are scored after each epoch."""
 
 
 class Drawn(BaseModel, extra="allow"):
@@ -64,15 +75,15 @@ def parts(scores: DetectionScores, drawn: Path) -> dict[str, Any]:
         "all_curves": len(shown) == len(known),
         "errors": scores.errors,
         "bars": _bars(scores) if any(each.cost for each in scores.errors) else None,
-        "worst": [Drawn.model_validate(each).model_dump() for each in read_json(drawn)]
-        if drawn.is_file()
-        else [],
+        "worst": _worst(drawn) if drawn.is_file() else [],
     }
 
 
-def segments(scores: SegmentationScores) -> dict[str, Any]:
-    """What the template shows of a segmentation beside its figures."""
-    return {"classes": scores.per_class}
+def _worst(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [Drawn.model_validate(each).model_dump() for each in read_json(path)]
+    except ValidationError as error:
+        raise InputError(f"{path}: damaged ({first_problem(error, Drawn)})") from error
 
 
 def _sizes(scores: DetectionScores) -> list[dict[str, Any]]:

@@ -51,9 +51,10 @@ TITLES = {
     "macro_f1": "Macro F1",
     "micro_f1": "Micro F1",
     "map": "Mean average precision",
+    **detection.CHARTS,
 }
 """Of charts; other figures go by their names."""
-PERCENT = ("top1", "balanced", "macro_f1", "micro_f1", "map", "exact")
+PERCENT = ("top1", "balanced", "macro_f1", "micro_f1", "map", "exact", *detection.CHARTS)
 """Figures that are shown in percent."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
