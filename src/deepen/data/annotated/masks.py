@@ -55,6 +55,7 @@ class Classes(NamedTuple):
     void: int | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     ignored: tuple[tuple[int, int, int], ...] = ()
+    table: str = ""
 
 
 def is_masks(root: Path) -> bool:
@@ -85,7 +86,7 @@ def read_masks(root: Path, asked: dict[str, str]) -> Survey:
     found: dict[str, Shown] = {}
     for file, mask in pairs:
         shown = Shown(file, mask.key)
-        shown.mask = MaskFile(mask.path, mask.key, classes.void, classes.colours, classes.ignored)
+        shown.mask = MaskFile(mask.path, mask.key, *classes[1:])
         found[file.key] = shown
     if splits:
         survey.own = tuple(split for split in get_args(SplitName) if split in splits)
@@ -235,10 +236,11 @@ def read_classes(path: Path) -> Classes:
     if not colours:
         names = names[names[0] == "__ignore__" :]  # labelme's, whose value is -1
         void = next((i for i, name in enumerate(names) if name.lower() in _NO_CLASS), None)
-        return Classes(tuple(names[:-1] if void == len(names) - 1 else names), void)
+        names = names[:-1] if void == len(names) - 1 else names
+        return Classes(tuple(names), void, table=path.name)
     by_name = dict(zip(names, colours, strict=True))
     ignored = tuple(by_name[name] for name in names if name not in real)
-    return Classes(tuple(real), None, tuple(by_name[name] for name in real), ignored)
+    return Classes(tuple(real), None, tuple(by_name[name] for name in real), ignored, path.name)
 
 
 def _row(line: str) -> tuple[str, tuple[int, int, int] | None]:
@@ -267,13 +269,14 @@ def decode_mask(mask: MaskFile, num_classes: int) -> np.ndarray:
     if values.ndim == 3:
         return _of_colours(values, mask)
     if mask.colours is not None:
-        raise InputError(f"{mask.name}: has values, not the colours of the table of classes")
+        raise InputError(f"{mask.name}: has values, not the colours of {mask.table}")
     values = values.astype(np.int64)
     if mask.void is not None:
         values[values == mask.void] = VOID
     strange = values[(values != VOID) & ((values < 0) | (values >= num_classes))]
     if strange.size:
         words = f"value {strange[0]} in {strange.size:,} pixels, above the {num_classes} classes"
+        words += f" of {mask.table}" if mask.table else ""
         raise InputError(f"{mask.name}: {words}")
     return values.astype(np.uint8)
 
@@ -292,10 +295,8 @@ def _of_colours(pixels: np.ndarray, mask: MaskFile) -> np.ndarray:
     strange = known[order][at] != codes
     if strange.any():
         red, green, blue = pixels[strange][0].tolist()
-        words = (
-            f"{red},{green},{blue} in {int(strange.sum()):,} pixels, none of the table's colours"
-        )
-        raise InputError(f"{mask.name}: {words}")
+        words = f"{red},{green},{blue} in {int(strange.sum()):,} pixels"
+        raise InputError(f"{mask.name}: {words}, none of the colours of {mask.table}")
     return places[order][at]
 
 
