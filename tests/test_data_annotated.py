@@ -24,6 +24,10 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet, Split, open_source
 from deepen.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings(  # of pycocotools
+    "ignore:__array__ implementation:DeprecationWarning"
+)
+
 SIZE = (40, 30)  # width, height
 
 

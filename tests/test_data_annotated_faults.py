@@ -13,10 +13,11 @@ from test_data_annotated import SIZE, coco_document, picture, said, targets_of, 
 from typer.testing import CliRunner
 
 from deepen.cli import app
+from deepen.data import doctor, sources
 from deepen.data.annotated.records import REFUSED
-from deepen.data.doctor import Diagnosis, examine
+from deepen.data.doctor import Diagnosis
 from deepen.data.lists import read_list
-from deepen.data.sources import open_source
+from deepen.data.sources import PictureSet
 from deepen.errors import InputError
 
 SOUND = [
@@ -25,6 +26,8 @@ SOUND = [
     ("cat", 22, 3, 39, 29),
     ("dog", 2, 20, 9, 30),
 ]
+MORE = dict.fromkeys("cde", SOUND)
+"""Further pictures, of which some can be held out."""
 BOXES = {
     "degenerate": ("cat", 7, 3, 7, 20),
     "inverted": ("cat", 20, 3, 7, 20),
@@ -37,18 +40,30 @@ BOXES = {
 """A box of each kind, behind four that are sound in a picture of 40x30 px."""
 
 
+def open_source(word: str, **said) -> PictureSet:
+    """With nothing held out."""
+    return sources.open_source(word, **{"validation": 0, **said})
+
+
+def examine(word: str) -> Diagnosis:
+    """Pictures of 40x30 px are none too small."""
+    return doctor.examine(word, min_px=1)
+
+
 def faults(diagnosis: Diagnosis) -> dict[str, str]:
     return {problem.path: problem.kind for problem in diagnosis.problems}
 
 
 def folder(tmp_path: Path, *boxes) -> Path:
-    return voc_folder(tmp_path / "voc", {"a": [*SOUND, *boxes], "b": SOUND})
+    return voc_folder(tmp_path / "voc", {"a": [*SOUND, *boxes], "b": SOUND, **MORE})
 
 
 @pytest.mark.parametrize("kind", BOXES)
 def test_a_box_is_named_and_left_out(tmp_path, kind):
     root = folder(tmp_path, BOXES[kind])
-    clean = targets_of(open_source(str(voc_folder(tmp_path / "clean", {"a": SOUND, "b": SOUND}))))
+    clean = targets_of(
+        open_source(str(voc_folder(tmp_path / "clean", {"a": SOUND, "b": SOUND, **MORE})))
+    )
     diagnosis = examine(str(root))
     assert faults(diagnosis) == {"JPEGImages/a.png#box 5": kind}
     assert f"Annotations/a.xml, line {3 + len(SOUND)}" in diagnosis.problems[0].detail
@@ -122,9 +137,10 @@ def test_stated_size_and_exif(tmp_path):
 
 
 def test_faults_of_coco(tmp_path):
-    for name in ("a.png", "b.png"):
+    names = [f"{letter}.png" for letter in "abcdef"]
+    for name in names:
         picture(tmp_path / "photos" / name)
-    clean = coco_document(["a.png", "b.png"], np.random.default_rng(1))
+    clean = coco_document(names, np.random.default_rng(1))
     of_a = [i for i, a in enumerate(clean["annotations"]) if a["image_id"] == 5]
     path, word = tmp_path / "t.json", f"{tmp_path}/t.json?images=photos"
     outline = {"size": [30, 40], "counts": [3, 4]}
@@ -203,13 +219,16 @@ BOMB = (
 XML = {
     "empty": ("", "is empty"),
     "cut": (voc_xml(SOUND)[:-40], r"line \d+: is no XML"),
-    "two roots": (voc_xml([]) + voc_xml([]), r"line 5: is no XML \(junk"),
+    "two roots": (voc_xml([]) + voc_xml([]), r"line 4: is no XML \(junk"),
     "a bomb": (BOMB, "line 2: declares entities"),
     "another file": (
         '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>',
         "declares entities",
     ),
-    "deep": ("<annotation>" + "<a>" * 200 + "</a>" * 200 + "</annotation>", "more than 64 deep"),
+    "deep": (
+        "<annotation>" + "<a>" * 200 + "</a>" * 200 + "</annotation>",
+        "elements lie more than 64 deep",
+    ),
     "another root": ("<html/>", "its root is html"),
     "no encoding": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is no XML"),
     "a zero byte": (voc_xml(SOUND).replace("cat", "c\0t"), "is no XML"),
@@ -221,13 +240,12 @@ def test_broken_xml_is_refused_and_can_be_left_out(tmp_path, name):
     root = folder(tmp_path)
     text, words = XML[name]
     (root / "Annotations" / "a.xml").write_text(text)
-    with pytest.raises(InputError, match=rf"Annotations/a\.xml[:,] {words}"):
+    with pytest.raises(InputError, match=rf"Annotations/a\.xml[:,] (line \d+: )?{words}"):
         open_source(str(root))
     diagnosis = examine(str(root))
     assert faults(diagnosis) == {"JPEGImages/a.png": "broken"}
-    assert {*targets_of(open_source(str(root), exclude=diagnosis.quarantine))} == {
-        "JPEGImages/b.png"
-    }
+    left = targets_of(open_source(str(root), exclude=diagnosis.quarantine))
+    assert {Path(key).stem for key in left} == {*"bcde"}
 
 
 def test_xml_that_is_too_large_is_refused(tmp_path, monkeypatch):
@@ -254,6 +272,11 @@ def test_xml_that_is_too_large_is_refused(tmp_path, monkeypatch):
             r"a\.png#box 1: not_finite: .*b\.csv, line 2",
         ),
         ("image,x1,y1,x2,y2,class\na.png,1,2,3,,cat\n", r"a\.png#box 1: not_finite: .*has no y2"),
+        ("image,x1,y1,x2,y2,class\na.png,,,,,\n", r"b\.csv: says of no picture"),
+        (
+            "image,x1,y1,x2,y2,class\na.png,0.1,0.2,0.5,1,cat\na.png,0,0.2,0.7,1,cat\n",
+            r"b\.csv: all 2 boxes lie within 0 to 1: they are shares",
+        ),
         ("image,x1,y1,x2,y2,class\na.png,1,2,3,9,\n", r"a\.png#box 1: label: .*line 2"),
     ],
 )

@@ -161,7 +161,7 @@ def try_them(root: Path, kind: str, count: int) -> None:
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_mutated_annotations_are_read_or_refused(tmp_path, kind):
-    try_them(tmp_path / "set", kind, 120)
+    try_them(tmp_path / "set", kind, 80)
 
 
 @pytest.mark.slow

@@ -50,7 +50,15 @@ def check(survey: Survey) -> tuple[dict[str, Checked], list[Fault], list[str]]:
 
     Returns:
         By key what was found of each picture; faults that take all pictures to see; notes.
+
+    Raises:
+        InputError: the numbers of all boxes are no pixels.
     """
+    boxed = [shown for shown in survey.all if len(shown.boxes)]
+    if boxed and all((shown.boxes >= 0).all() and (shown.boxes <= 1).all() for shown in boxed):
+        words = f"all {sum(len(shown.boxes) for shown in boxed):,} boxes lie within 0 to 1"
+        where = survey.root / boxed[0].said_in
+        raise InputError(f"{where}: {words}: they are shares of the picture, and wanted are pixels")
     with ThreadPoolExecutor(_THREADS) as pool:  # files are waited for
         found = list(pool.map(lambda each: _check(each, survey), survey.all))
     checked = {each.shown.file.key: each for each in found}

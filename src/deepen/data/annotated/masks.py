@@ -20,8 +20,8 @@ import numpy as np
 
 from deepen.data.annotated.records import VOID, Fault, MaskFile, Shown, Survey
 from deepen.data.annotated.safely import number, read_bytes
-from deepen.data.annotated.voc import _listed
-from deepen.data.decode import open_mask
+from deepen.data.annotated.voc import read_lists
+from deepen.data.decode import PictureError, open_mask
 from deepen.data.index import FolderIndex
 from deepen.data.leftout import some
 from deepen.data.names import printable
@@ -144,7 +144,7 @@ def _pair(
     for key in sorted(of_masks - used):
         survey.faults.append(Fault(key, None, "no_picture", "a mask of no picture"))
     keys = {stem: file for folder in beside for stem, file in _under(files, folder).items()}
-    lists = _listed(survey, root / "ImageSets" / "Segmentation", keys)
+    lists = read_lists(survey, root / "ImageSets" / "Segmentation", keys)
     splits = {split: [keys[name].key for name in names] for split, names in lists.items()}
     return pairs, splits or _by_folder(survey, [file.key for file, _ in pairs])
 
@@ -305,7 +305,10 @@ def values_of(shown: Iterator[Shown]) -> set[int]:
     found: set[int] = set()
     for each in shown:
         assert each.mask is not None
-        values = open_mask(each.mask.path, name=each.mask.name)
+        try:
+            values = open_mask(each.mask.path, name=each.mask.name)
+        except PictureError:  # told of with the picture
+            continue
         if values.ndim == 3:
             raise InputError(f"{each.mask.name}: is in colours; say ?classes=FILE of name,r,g,b")
         found |= {int(value) for value in np.unique(values)} - {VOID, each.mask.void}
