@@ -270,7 +270,8 @@ def decode_mask(mask: MaskFile, num_classes: int) -> np.ndarray:
         return _of_colours(values, mask)
     if mask.colours is not None:
         raise InputError(f"{mask.name}: has values, not the colours of {mask.table}")
-    values = values.astype(np.int64)
+    if values.dtype != np.uint8:
+        values = values.astype(np.int64)
     if mask.void is not None:
         values[values == mask.void] = VOID
     strange = values[(values != VOID) & ((values < 0) | (values >= num_classes))]
