@@ -1,0 +1,289 @@
+"""Segmentation as a task of the loop: a class for every pixel, and what of it is right.
+
+Masks are scored in full: what a network says of its input is carried back to each source picture,
+so that a network of small pictures is measured by the pixels that were annotated.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from deepen.data.decode import PictureError
+from deepen.data.geometry import Geometry
+from deepen.data.loader import Batch
+from deepen.data.sources import Split
+from deepen.detection.overlay import overlay
+from deepen.errors import InputError
+from deepen.evaluation.segmentation import confusion_of, over_classes, score_masks
+from deepen.training.optimizer import class_weights
+from deepen.training.recipe import Recipe
+from deepen.training.request import Here
+from deepen.training.task import Examined, Outcome, Task, by_share
+
+VOID = 255
+"""The class of pixels that are not counted."""
+WORST_SHOWN = 8
+WORST_PX = 192
+WORDS = "; scores carried back to the full size of each picture (bilinear), void pixels left out"
+
+
+class Worst(NamedTuple):
+    """A picture that much of is wrong, as JSON keeps it.
+
+    Attributes:
+        miou: over the classes that are in the picture or in what is said of it.
+        index: its place in the split.
+        png: what is said of it: classes as grey values, base64.
+    """
+
+    miou: float
+    index: int
+    png: str
+
+
+class Segmented(NamedTuple):
+    """What a pass over a split came to; no map is kept but those of the worst pictures.
+
+    Attributes:
+        confusion: int64 (K, K), pixels of the row's class that are taken for the column's.
+        loss: the mean over pictures, at the size of the network's input.
+        indices: int64 (N,), places in the split.
+        bad: what kept the other pictures out.
+        worst: the `WORST_SHOWN` pictures of the smallest mIoU, the worst first.
+    """
+
+    confusion: Tensor
+    loss: float
+    indices: Tensor
+    bad: tuple[PictureError, ...]
+    worst: list[Worst]
+
+
+class Segmentation(Task):
+    """A class for every pixel, by cross-entropy.
+
+    The pictures' targets have a `mask`, uint8 (h, w) of the source's size: places in the classes,
+    and 255 where nothing is counted. A picture's loss is the mean over its pixels that count, a
+    batch's the mean over pictures: so parts of a batch add up to the whole.
+    """
+
+    figures = ("pixel_accuracy",)
+    columns = ("loss", "miou", "pixel_accuracy")
+    chosen_by = ("miou", "pixel_accuracy", "loss")
+
+    def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
+        super().__init__(recipe, classes)
+        if recipe.loss.name != "cross_entropy":
+            raise InputError(f"task segmentation: needs loss.name: cross_entropy, not {recipe.loss.name}")
+        self.spec, self.weights = recipe.loss, None
+
+    @property
+    def figure(self) -> str:
+        """What the first number of a rank is, in words."""
+        by = self.recipe.choose_by or self.chosen_by[0]
+        return {"miou": "mIoU", "loss": "mean likelihood"}.get(by, by.replace("_", " "))
+
+    def see(self, train: Split) -> None:
+        """Weigh the classes by their pixels, if the recipe says so.
+
+        Raises:
+            InputError: the pictures have no masks.
+        """
+        if train.targets is None or "mask" not in next(iter(train.targets), {}):
+            raise InputError("task segmentation: needs pictures with a mask of classes each")
+        if self.spec.class_weights != "none":
+            counts = np.zeros(VOID + 1, np.int64)
+            for target in train.targets:
+                counts += np.bincount(np.asarray(target["mask"]).ravel(), minlength=VOID + 1)
+            self.weights = class_weights(self.spec.class_weights, counts[: len(self.classes)].tolist())
+
+    def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
+        """Of logits (B, K, H, W)."""
+        if not len(batch.labels):
+            return Outcome(outputs, None)
+        masks = masks_of(batch, len(self.classes))
+        right = (outputs.detach().argmax(1) == masks).sum((1, 2)) / counted(masks)
+        return Outcome(self.losses(outputs, masks).mean(), right.double().sum()[None])
+
+    def losses(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Of each picture, (B,); logits (B, K, H, W), masks int64 (B, H, W)."""
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        pixels = F.cross_entropy(
+            logits.float() / self.spec.temperature,
+            masks,
+            weights,
+            ignore_index=VOID,
+            reduction="none",
+            label_smoothing=self.spec.label_smoothing,
+        )
+        return pixels.sum((1, 2)) / counted(masks)
+
+    def tally(self, kept: Sequence[Tensor]) -> Tensor:
+        """The share of each picture's pixels that are right."""
+        return torch.stack([*kept]).sum(0) if kept else super().tally(kept)
+
+    def predict(self, network: nn.Module, batches: Iterable[Batch], here: Here) -> Segmented:
+        """Confusions of pixels of the source pictures, summed up picture by picture.
+
+        Raises:
+            InputError: not one picture could be decoded, or a mask has a class too many.
+        """
+        number = len(self.classes)
+        confusion = torch.zeros(number, number, dtype=torch.int64)
+        loss = torch.zeros(1, dtype=torch.float64)
+        indices, bad, worst = list[int](), list[PictureError](), list[Worst]()
+        trained, amp = network.training, bool(self.recipe.amp)
+        network.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(here.place.type, torch.bfloat16, enabled=amp):
+                for batch in batches:
+                    bad += batch.bad
+                    if not len(batch.labels):
+                        continue
+                    assert batch.named_targets is not None
+                    assert batch.geometry is not None
+                    logits = network(batch.images).float()
+                    loss += self.losses(logits, masks_of(batch, number)).sum().double().cpu()
+                    for place, target in enumerate(batch.named_targets):
+                        truth = target["mask"]
+                        size = (truth.shape[-2], truth.shape[-1])
+                        scores = in_source(logits[place], batch.geometry, place, size)
+                        said = scores.argmax(0)
+                        own = confusion_of(said, truth, number).cpu()
+                        confusion += own
+                        index = int(batch.indices[place])
+                        indices.append(index)
+                        if len(worst) < WORST_SHOWN or over_classes(own).miou < worst[-1].miou:
+                            one = Worst(over_classes(own).miou, index, _png(said))
+                            worst = sorted([*worst, one])[:WORST_SHOWN]
+        finally:
+            network.train(trained)
+        parts = here.processes.gather([indices, worst])
+        places = sorted(index for found, _ in parts for index in found)
+        if not places:
+            first = f"; the first: {bad[0]}" if bad else ""
+            raise InputError(f"none of {len(bad)} pictures could be decoded{first}")
+        return Segmented(
+            here.processes.sum(confusion),
+            here.processes.sum(loss).item() / len(places),
+            torch.tensor(places),
+            tuple(bad),
+            sorted(Worst(*one) for _, found in parts for one in found)[:WORST_SHOWN],
+        )
+
+    def scores(self, found: Segmented) -> dict[str, float | None]:
+        """Loss, mean intersection over union, and the share of pixels that are right."""
+        figures = over_classes(found.confusion)
+        return {"loss": found.loss, "miou": figures.miou, "pixel_accuracy": figures.pixel_accuracy}
+
+    def rank(self, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
+        """mIoU, or what the recipe says, and of equals the smaller loss."""
+        return by_share(self.recipe.choose_by or self.chosen_by[0], row)
+
+    def examine(self, found: Segmented, split: Split, protocol: str) -> Examined:
+        """All scores, and the pictures of the smallest mIoU."""
+        scores = score_masks(
+            found.confusion,
+            self.classes,
+            loss=found.loss,
+            num_samples=len(found.indices),
+            num_skipped=len(found.bad),
+            protocol=protocol + WORDS,
+        )
+        known = {name: value for name, value in self.scores(found).items() if value is not None}
+        return Examined(scores, known, {"worst.json": self._worst(found.worst, split)})
+
+    def _worst(self, worst: Sequence[Worst], split: Split) -> list[dict[str, Any]]:
+        """Small PNGs of what is said and of what is true, over the picture."""
+        assert split.targets is not None
+        shown = []
+        for miou, index, png in worst:
+            picture = split.picture(index, 3)
+            picture.thumbnail((WORST_PX, WORST_PX))
+            masks = {
+                "predicted": Image.open(io.BytesIO(base64.b64decode(png))),
+                "true": Image.fromarray(np.asarray(split.targets[index]["mask"])),
+            }
+            pngs = {
+                name: _encoded(overlay(picture, _resized(mask, picture.size), len(self.classes)))
+                for name, mask in masks.items()
+            }
+            shown.append({"index": index, "key": split.key(index), "miou": miou, **pngs})
+        return shown
+
+
+def masks_of(batch: Batch, num_classes: int) -> Tensor:
+    """The masks of a batch as its pictures lie, int64 (B, H, W); void where there is no picture.
+
+    Raises:
+        InputError: a mask has a class too many.
+    """
+    assert batch.named_targets is not None
+    assert batch.geometry is not None
+    masks = torch.stack(
+        [
+            batch.geometry.mask(place, target["mask"], fill=VOID)
+            for place, target in enumerate(batch.named_targets)
+        ]
+    ).long()
+    wrong = (masks >= num_classes) & (masks != VOID)
+    if wrong.any():
+        place = int(wrong.flatten(1).any(1).nonzero()[0])
+        raise InputError(
+            f"picture {int(batch.indices[place])}: its mask has class {int(masks[wrong][0])}, and "
+            f"there are {num_classes} (0 to {num_classes - 1}; {VOID} is void)"
+        )
+    return masks
+
+
+def counted(masks: Tensor) -> Tensor:
+    """Pixels of each picture that are not void, (B,); 1 where all are."""
+    return (masks != VOID).sum((1, 2)).clamp(min=1)
+
+
+def in_source(logits: Tensor, geometry: Geometry, place: int, size: tuple[int, int]) -> Tensor:
+    """Scores of the network's input carried back to its source picture, bilinear.
+
+    Args:
+        logits: (K, H, W).
+        geometry: of the batch.
+        place: of the picture in it.
+        size: height and width of the source in px.
+
+    Returns:
+        (K, height, width), at the middle of each pixel; what the input does not show has the scores
+        of its nearest edge.
+    """
+    rows, columns = (torch.arange(side, device=logits.device) + 0.5 for side in size)
+    middle = torch.zeros(1, device=logits.device)
+    down = geometry.points(place, torch.cartesian_prod(middle, rows))[:, 1]
+    across = geometry.points(place, torch.cartesian_prod(columns, middle))[:, 0]
+    y, x = torch.meshgrid(down / logits.shape[1], across / logits.shape[2], indexing="ij")
+    grid = 2 * torch.stack([x, y], -1) - 1
+    found = F.grid_sample(
+        logits[None], grid[None], "bilinear", padding_mode="border", align_corners=False
+    )
+    return found[0]
+
+
+def _png(classes: Tensor) -> str:
+    return _encoded(Image.fromarray(classes.to(torch.uint8).cpu().numpy()))
+
+
+def _encoded(image: Image.Image) -> str:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def _resized(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(mask.resize(size, Image.Resampling.NEAREST))
