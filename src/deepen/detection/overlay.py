@@ -24,7 +24,7 @@ def palette(num_classes: int) -> np.ndarray:
 
 
 def overlay(picture: Image.Image, mask: np.ndarray, num_classes: int) -> Image.Image:
-    """The picture with each pixel tinted by its class; what is no class, void say, is left as it is.
+    """The picture with each pixel tinted by its class; what is no class, void say, is left.
 
     Args:
         picture: RGB or grey.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,17 +23,34 @@ from deepen.data.loader import Batch
 from deepen.data.sources import Split
 from deepen.detection.overlay import overlay
 from deepen.errors import InputError
-from deepen.evaluation.segmentation import confusion_of, over_classes, score_masks
+from deepen.evaluation.segmentation import (
+    VOID,
+    SegmentationScores,
+    confusion_of,
+    score_masks,
+)
 from deepen.training.optimizer import class_weights
 from deepen.training.recipe import Recipe
 from deepen.training.request import Here
 from deepen.training.task import Examined, Outcome, Task, by_share
 
-VOID = 255
-"""The class of pixels that are not counted."""
 WORST_SHOWN = 8
 WORST_PX = 192
 WORDS = "; scores carried back to the full size of each picture (bilinear), void pixels left out"
+
+
+class Seen(NamedTuple):
+    """What is said of a picture, as JSON keeps it: its pixels counted, and no map.
+
+    Attributes:
+        index: its place in the split.
+        places: where in the flat confusion (K * K) of the picture there are pixels.
+        pixels: how many.
+    """
+
+    index: int
+    places: list[int]
+    pixels: list[int]
 
 
 class Worst(NamedTuple):
@@ -54,18 +71,21 @@ class Segmented(NamedTuple):
     """What a pass over a split came to; no map is kept but those of the worst pictures.
 
     Attributes:
-        confusion: int64 (K, K), pixels of the row's class that are taken for the column's.
+        seen: pictures, by their place in the split.
         loss: the mean over pictures, at the size of the network's input.
-        indices: int64 (N,), places in the split.
         bad: what kept the other pictures out.
         worst: the `WORST_SHOWN` pictures of the smallest mIoU, the worst first.
     """
 
-    confusion: Tensor
+    seen: list[Seen]
     loss: float
-    indices: Tensor
     bad: tuple[PictureError, ...]
     worst: list[Worst]
+
+    @property
+    def indices(self) -> Tensor:
+        """int64 (N,), places in the split."""
+        return torch.tensor([one.index for one in self.seen])
 
 
 class Segmentation(Task):
@@ -83,7 +103,9 @@ class Segmentation(Task):
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         super().__init__(recipe, classes)
         if recipe.loss.name != "cross_entropy":
-            raise InputError(f"task segmentation: needs loss.name: cross_entropy, not {recipe.loss.name}")
+            raise InputError(
+                f"task segmentation: needs loss.name: cross_entropy, not {recipe.loss.name}"
+            )
         self.spec, self.weights = recipe.loss, None
 
     @property
@@ -104,7 +126,9 @@ class Segmentation(Task):
             counts = np.zeros(VOID + 1, np.int64)
             for target in train.targets:
                 counts += np.bincount(np.asarray(target["mask"]).ravel(), minlength=VOID + 1)
-            self.weights = class_weights(self.spec.class_weights, counts[: len(self.classes)].tolist())
+            self.weights = class_weights(
+                self.spec.class_weights, counts[: len(self.classes)].tolist()
+            )
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
         """Of logits (B, K, H, W)."""
@@ -137,53 +161,66 @@ class Segmentation(Task):
         Raises:
             InputError: not one picture could be decoded, or a mask has a class too many.
         """
-        number = len(self.classes)
-        confusion = torch.zeros(number, number, dtype=torch.int64)
+        seen, bad, worst = list[Seen](), list[PictureError](), list[Worst]()
         loss = torch.zeros(1, dtype=torch.float64)
-        indices, bad, worst = list[int](), list[PictureError](), list[Worst]()
         trained, amp = network.training, bool(self.recipe.amp)
         network.eval()
         try:
-            with torch.inference_mode(), torch.autocast(here.place.type, torch.bfloat16, enabled=amp):
+            with (
+                torch.inference_mode(),
+                torch.autocast(here.place.type, torch.bfloat16, enabled=amp),
+            ):
                 for batch in batches:
                     bad += batch.bad
-                    if not len(batch.labels):
-                        continue
-                    assert batch.named_targets is not None
-                    assert batch.geometry is not None
-                    logits = network(batch.images).float()
-                    loss += self.losses(logits, masks_of(batch, number)).sum().double().cpu()
-                    for place, target in enumerate(batch.named_targets):
-                        truth = target["mask"]
-                        size = (truth.shape[-2], truth.shape[-1])
-                        scores = in_source(logits[place], batch.geometry, place, size)
-                        said = scores.argmax(0)
-                        own = confusion_of(said, truth, number).cpu()
-                        confusion += own
-                        index = int(batch.indices[place])
-                        indices.append(index)
-                        if len(worst) < WORST_SHOWN or over_classes(own).miou < worst[-1].miou:
-                            one = Worst(over_classes(own).miou, index, _png(said))
-                            worst = sorted([*worst, one])[:WORST_SHOWN]
+                    if len(batch.labels):
+                        logits = network(batch.images).float()
+                        masks = masks_of(batch, len(self.classes))
+                        loss += self.losses(logits, masks).sum().double().cpu()
+                        for place in range(len(logits)):
+                            one, bad_one = self._seen(logits[place], batch, place)
+                            seen.append(one)
+                            worst = sorted([*worst, *bad_one])[:WORST_SHOWN]
         finally:
             network.train(trained)
-        parts = here.processes.gather([indices, worst])
-        places = sorted(index for found, _ in parts for index in found)
-        if not places:
+        parts = here.processes.gather([seen, worst])
+        seen = sorted(Seen(*one) for found, _ in parts for one in found)
+        if not seen:
             first = f"; the first: {bad[0]}" if bad else ""
             raise InputError(f"none of {len(bad)} pictures could be decoded{first}")
-        return Segmented(
-            here.processes.sum(confusion),
-            here.processes.sum(loss).item() / len(places),
-            torch.tensor(places),
-            tuple(bad),
-            sorted(Worst(*one) for _, found in parts for one in found)[:WORST_SHOWN],
-        )
+        worst = sorted(Worst(*one) for _, found in parts for one in found)[:WORST_SHOWN]
+        total = here.processes.sum(loss).item()
+        return Segmented(seen, total / len(seen), tuple(bad), worst)
+
+    def _seen(self, logits: Tensor, batch: Batch, place: int) -> tuple[Seen, list[Worst]]:
+        """What is said of a picture of a batch, and it again if anything counted is wrong."""
+        assert batch.named_targets is not None
+        assert batch.geometry is not None
+        truth = batch.named_targets[place]["mask"]
+        size = (truth.shape[-2], truth.shape[-1])
+        said = in_source(logits, batch.geometry, place, size).max(0).indices  # argmax is slower
+        confusion = confusion_of(said, truth, len(self.classes))
+        index, flat = int(batch.indices[place]), confusion.flatten()
+        places = flat.nonzero().flatten()
+        one = Seen(index, places.tolist(), flat[places].tolist())
+        miou = score_masks([confusion], self.classes, resamples=0).figures["miou"]
+        if miou is None or miou == 1:
+            return one, []
+        return one, [Worst(miou, index, _png(said))]
 
     def scores(self, found: Segmented) -> dict[str, float | None]:
         """Loss, mean intersection over union, and the share of pixels that are right."""
-        figures = over_classes(found.confusion)
-        return {"loss": found.loss, "miou": figures.miou, "pixel_accuracy": figures.pixel_accuracy}
+        figures = self._score(found, resamples=0).figures
+        return {name: found.loss if name == "loss" else figures[name] for name in self.columns}
+
+    def _score(self, found: Segmented, **words: Any) -> SegmentationScores:
+        def confusions() -> Iterator[Tensor]:
+            number = len(self.classes)
+            for one in found.seen:
+                flat = torch.zeros(number * number, dtype=torch.int64)
+                flat[torch.tensor(one.places, dtype=torch.int64)] = torch.tensor(one.pixels)
+                yield flat.reshape(number, number)
+
+        return score_masks(confusions(), self.classes, num_skipped=len(found.bad), **words)
 
     def rank(self, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
         """mIoU, or what the recipe says, and of equals the smaller loss."""
@@ -191,14 +228,7 @@ class Segmentation(Task):
 
     def examine(self, found: Segmented, split: Split, protocol: str) -> Examined:
         """All scores, and the pictures of the smallest mIoU."""
-        scores = score_masks(
-            found.confusion,
-            self.classes,
-            loss=found.loss,
-            num_samples=len(found.indices),
-            num_skipped=len(found.bad),
-            protocol=protocol + WORDS,
-        )
+        scores = self._score(found, protocol=protocol + WORDS)
         known = {name: value for name, value in self.scores(found).items() if value is not None}
         return Examined(scores, known, {"worst.json": self._worst(found.worst, split)})
 
@@ -263,16 +293,20 @@ def in_source(logits: Tensor, geometry: Geometry, place: int, size: tuple[int, i
         (K, height, width), at the middle of each pixel; what the input does not show has the scores
         of its nearest edge.
     """
-    rows, columns = (torch.arange(side, device=logits.device) + 0.5 for side in size)
     middle = torch.zeros(1, device=logits.device)
+    rows, columns = (torch.arange(side, device=logits.device) + 0.5 for side in size)
     down = geometry.points(place, torch.cartesian_prod(middle, rows))[:, 1]
     across = geometry.points(place, torch.cartesian_prod(columns, middle))[:, 0]
-    y, x = torch.meshgrid(down / logits.shape[1], across / logits.shape[2], indexing="ij")
-    grid = 2 * torch.stack([x, y], -1) - 1
-    found = F.grid_sample(
-        logits[None], grid[None], "bilinear", padding_mode="border", align_corners=False
-    )
-    return found[0]
+    return _between(_between(logits, across, 2), down, 1)  # the rows, faster, on the larger maps
+
+
+def _between(values: Tensor, edges: Tensor, dim: int) -> Tensor:
+    """Linear interpolation along a dimension, at distances (n,) from its edge."""
+    at = (edges - 0.5).clamp(0, values.shape[dim] - 1)
+    low = at.long()
+    high = (low + 1).clamp(max=values.shape[dim] - 1)
+    share = (at - low).reshape(-1, *[1] * (values.ndim - 1 - dim))
+    return values.index_select(dim, low).lerp(values.index_select(dim, high), share)
 
 
 def _png(classes: Tensor) -> str:

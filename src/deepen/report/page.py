@@ -27,7 +27,10 @@ from pydantic import BaseModel, ValidationError
 
 from deepen.data.names import shown
 from deepen.errors import InputError, first_problem
+from deepen.evaluation.detection import DetectionScores
+from deepen.evaluation.localization import LocalizationScores
 from deepen.evaluation.metrics import ClassScore, Figures, Scores
+from deepen.evaluation.segmentation import SegmentationScores
 from deepen.evaluation.tags import TagScores
 from deepen.files import read_json, read_text, read_yaml, write_whole
 from deepen.report.drawing import INK, draw
@@ -116,7 +119,7 @@ class Evaluation(BaseModel):
 
     split: str
     choice: str
-    scores: Scores | TagScores | Figures
+    scores: Scores | TagScores | DetectionScores | SegmentationScores | LocalizationScores | Figures
 
 
 def write_report(run: Path) -> Path:
