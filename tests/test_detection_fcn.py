@@ -41,13 +41,11 @@ def test_upsampling_begins_as_bilinear_interpolation_at_the_edge_too(factor, lea
 
 
 def test_the_kernel_is_the_authors_filler():
-    """Caffe's BilinearFiller as written: 1 - |i / f - c|, f = ceil(k / 2), c = (2f - 1 - f%2) / 2f."""
+    """As Caffe's BilinearFiller is written: 1 - |i / f - c|, c = (2 f - 1 - f % 2) / (2 f)."""
     for factor in (2, 4, 8):
         k, f = 2 * factor, factor
         c = (2 * f - 1 - f % 2) / (2.0 * f)
-        caffe = [
-            [(1 - abs(x / f - c)) * (1 - abs(y / f - c)) for x in range(k)] for y in range(k)
-        ]
+        caffe = [[(1 - abs(x / f - c)) * (1 - abs(y / f - c)) for x in range(k)] for y in range(k)]
         assert torch.allclose(bilinear_kernel(factor), torch.tensor(caffe))
 
 
@@ -140,6 +138,14 @@ def test_any_backbone_by_its_stages(backbone, size, names):
     total = net(torch.zeros(2, 3, size, size)).sum()
     total.backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_for_other_classes_all_but_the_scores_stays():
+    """As `--weights` goes on from a trained network."""
+    nets = [FCN(small_resnet(), 8, classes) for classes in (5, 7)]
+    ours, theirs = (net.state_dict() for net in nets)
+    other = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert {name.rpartition(".")[0] for name in other} == {*nets[0].classifier_names}
 
 
 def test_vggs_maps_are_the_papers():

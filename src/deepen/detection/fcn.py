@@ -88,6 +88,9 @@ class Upsampling(nn.Module):
 class FCN(nn.Module):
     """Scores of the classes for every pixel.
 
+    Attributes:
+        classifier_names: the layers that other classes need afresh.
+
     Args:
         backbone: a classifier; it loses its last layer and its auxiliary classifiers.
         stride: 32, 16 or 8, of the finest maps that are scored.
@@ -113,6 +116,8 @@ class FCN(nn.Module):
             if place != COARSEST:
                 self.upsampling[str(place)] = Upsampling(num_classes, 2, learned=True)
         self.last = Upsampling(num_classes, stride, learned=False)
+        heads = (("scores", self.scores), ("upsampling", self.upsampling))
+        self.classifier_names = tuple(f"{name}.{key}" for name, part in heads for key in part)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, num_classes, H, W)."""

@@ -42,7 +42,7 @@ from deepen.models.architecture import Takes
 from deepen.training.optimizer import Objective
 from deepen.training.recipe import Recipe
 from deepen.training.request import Here
-from deepen.training.task import Examined, Outcome, Task
+from deepen.training.task import Examined, Outcome, Task, by_share
 
 GRID_PX = 7
 BOX_WEIGHT = 10.0
@@ -65,6 +65,9 @@ class Localized(NamedTuple):
 class Localizer(nn.Module):
     """A classifier that says a box too.
 
+    Attributes:
+        classifier_names: the layers that other classes need afresh.
+
     Args:
         backbone: its last layer stays, for the classes.
         per_class: whether each class has a box of its own.
@@ -83,6 +86,7 @@ class Localizer(nn.Module):
             backbone.set_submodule(path, nn.Identity())
         backbone.auxiliary_classifiers = backbone.auxiliary_classifier_names = ()
         self.backbone, self.num_classes = backbone, backbone.num_classes
+        self.classifier_names = (f"backbone.{backbone.classifier_name}", "box")
         features, self.grid = backbone.num_features, None
         if backbone.averages_maps:
             last = stages(backbone, (backbone.in_channels, *input_size))[-1]
@@ -336,11 +340,8 @@ class Localization(Task):
     def rank(self, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
         """What is not in error, or the likelihood, and of equals the smaller loss."""
         by = self.recipe.choose_by or self.chosen_by[0]
-        (loss,) = super().rank(row)
-        first = (
-            torch.tensor(loss).exp().item() if by == "loss" else 1 - float(row[f"eval_{by}"] or 0)
-        )
-        return first, loss
+        first, *others = by_share(by, row)
+        return first if by == "loss" else 1 - first, *others
 
     def examine(self, found: Guesses, split: Split, protocol: str) -> Examined:
         """All scores, and the guesses."""

@@ -177,9 +177,11 @@ class Segmentation(Task):
                         masks = masks_of(batch, len(self.classes))
                         loss += self.losses(logits, masks).sum().double().cpu()
                         for place in range(len(logits)):
-                            one, bad_one = self._seen(logits[place], batch, place)
+                            one, miou, said = self._seen(logits[place], batch, place)
                             seen.append(one)
-                            worst = sorted([*worst, *bad_one])[:WORST_SHOWN]
+                            if len(worst) < WORST_SHOWN or miou < worst[-1].miou:
+                                worst.append(Worst(miou, one.index, _png(said)))
+                                worst = sorted(worst)[:WORST_SHOWN]
         finally:
             network.train(trained)
         parts = here.processes.gather([seen, worst])
@@ -191,21 +193,19 @@ class Segmentation(Task):
         total = here.processes.sum(loss).item()
         return Segmented(seen, total / len(seen), tuple(bad), worst)
 
-    def _seen(self, logits: Tensor, batch: Batch, place: int) -> tuple[Seen, list[Worst]]:
-        """What is said of a picture of a batch, and it again if anything counted is wrong."""
+    def _seen(self, logits: Tensor, batch: Batch, place: int) -> tuple[Seen, float, Tensor]:
+        """What is said of a picture of a batch: counted, its mIoU (1 of nothing), and the map."""
         assert batch.named_targets is not None
         assert batch.geometry is not None
         truth = batch.named_targets[place]["mask"]
         size = (truth.shape[-2], truth.shape[-1])
         said = in_source(logits, batch.geometry, place, size).max(0).indices  # argmax is slower
         confusion = confusion_of(said, truth, len(self.classes))
-        index, flat = int(batch.indices[place]), confusion.flatten()
+        flat = confusion.flatten()
         places = flat.nonzero().flatten()
-        one = Seen(index, places.tolist(), flat[places].tolist())
+        one = Seen(int(batch.indices[place]), places.tolist(), flat[places].tolist())
         miou = score_masks([confusion], self.classes, resamples=0).figures["miou"]
-        if miou is None or miou == 1:
-            return one, []
-        return one, [Worst(miou, index, _png(said))]
+        return one, 1.0 if miou is None else miou, said
 
     def scores(self, found: Segmented) -> dict[str, float | None]:
         """Loss, mean intersection over union, and the share of pixels that are right."""
@@ -224,7 +224,8 @@ class Segmentation(Task):
 
     def rank(self, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
         """mIoU, or what the recipe says, and of equals the smaller loss."""
-        return by_share(self.recipe.choose_by or self.chosen_by[0], row)
+        known = {column: 0.0 if value is None else value for column, value in row.items()}
+        return by_share(self.recipe.choose_by or self.chosen_by[0], known)
 
     def examine(self, found: Segmented, split: Split, protocol: str) -> Examined:
         """All scores, and the pictures of the smallest mIoU."""
