@@ -100,7 +100,8 @@ def trained(arm: Arm, seed: int) -> dict[str, float]:
 def without_looking(source: PictureSet) -> dict[str, dict[str, float | None]]:
     """What is scored by one who has seen the training masks and looks at no test picture."""
     masks = [
-        [target["mask"] for target in source.splits[name].targets] for name in ("train", "test")
+        [target["mask"] for target in source.splits[name].targets or ()]
+        for name in ("train", "test")
     ]
     number = len(source.classes)
     votes = np.zeros((number, *masks[0][0].shape), np.int64)

@@ -170,6 +170,8 @@ def test_what_it_cannot_be_is_refused(digits):
         source = PictureSet.of("bad", ("a",), train=(images, [0], targets))
         with pytest.raises(InputError, match="bad/train/0 needs a box of its class"):
             made.see(source.splits["train"])
+    with pytest.raises(InputError, match="LeNet5 has a fixed output"):
+        create_model(model_of("localizer-pcr", "lenet5"), 10, 1, (32, 32))
     with pytest.raises(InputError, match="class_weights has no meaning"):
         Localization(load_recipe("localize", {"loss.class_weights": "balanced"}), digits.classes)
     takes = takes_of(model_of("localizer-scr", "resnet18"))

@@ -111,8 +111,8 @@ class FCN(nn.Module):
         self.scores, self.upsampling = nn.ModuleDict(), nn.ModuleDict()
         for place, (channels, _) in self.stages.items():
             self.scores[str(place)] = score = nn.Conv2d(channels, num_classes, 1)
-            nn.init.zeros_(score.weight)
-            nn.init.zeros_(score.bias)
+            for parameter in score.parameters():
+                nn.init.zeros_(parameter)
             if place != COARSEST:
                 self.upsampling[str(place)] = Upsampling(num_classes, 2, learned=True)
         self.last = Upsampling(num_classes, stride, learned=False)
@@ -181,7 +181,10 @@ class Factory(NamedTuple):
         input_size: tuple[int, int] | None = None,
     ) -> FCN:
         """As `create_model` calls a factory."""
-        filled = input_size and tuple(side + -side % COARSEST for side in input_size)
+        filled = None
+        if input_size is not None:
+            height, width = (side + -side % COARSEST for side in input_size)
+            filled = height, width
         backbone = create_model(self.backbone, None, in_channels, filled)
         if not isinstance(backbone, ImageClassifier):
             raise InputError(f"{self.backbone}: names no stages")

@@ -74,14 +74,15 @@ class Localizer(nn.Module):
         input_size: (height, width) in px.
 
     Raises:
-        InputError: its last layer cannot be told apart from its features.
+        InputError: its output is fixed, as LeNet-5's is.
     """
 
     def __init__(
         self, backbone: ImageClassifier, per_class: bool, input_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        backbone.reset_classifier(backbone.num_classes)  # refuses what is no linear layer
+        if not isinstance(backbone.get_submodule(backbone.classifier_name), nn.Linear):
+            raise InputError(f"{type(backbone).__name__} has a fixed output and cannot localize")
         for _, path in backbone.auxiliary_classifiers:
             backbone.set_submodule(path, nn.Identity())
         backbone.auxiliary_classifiers = backbone.auxiliary_classifier_names = ()
@@ -151,7 +152,7 @@ class Guess(NamedTuple):
     """The guesses at a picture, as JSON keeps them.
 
     Attributes:
-        index: its place in the split.
+        picture: its place in the split.
         label: its class.
         loss: of class and box.
         scores: of the guesses, the surest first.
@@ -160,7 +161,7 @@ class Guess(NamedTuple):
         truth: the true boxes.
     """
 
-    index: int
+    picture: int
     label: int
     loss: float
     scores: list[float]
@@ -183,7 +184,7 @@ class Guesses(NamedTuple):
     @property
     def indices(self) -> Tensor:
         """int64 (N,), places in the split."""
-        return torch.tensor([one.index for one in self.pictures])
+        return torch.tensor([one.picture for one in self.pictures])
 
 
 class Localization(Task):
@@ -349,7 +350,7 @@ class Localization(Task):
         known = {name: value for name, value in self.scores(found).items() if value is not None}
         guesses = [
             {
-                "key": split.key(one.index),
+                "key": split.key(one.picture),
                 **one._asdict(),
                 "labels": [self.classes[i] for i in one.labels],
             }

@@ -43,12 +43,12 @@ class Seen(NamedTuple):
     """What is said of a picture, as JSON keeps it: its pixels counted, and no map.
 
     Attributes:
-        index: its place in the split.
+        picture: its place in the split.
         places: where in the flat confusion (K * K) of the picture there are pixels.
         pixels: how many.
     """
 
-    index: int
+    picture: int
     places: list[int]
     pixels: list[int]
 
@@ -58,12 +58,12 @@ class Worst(NamedTuple):
 
     Attributes:
         miou: over the classes that are in the picture or in what is said of it.
-        index: its place in the split.
+        picture: its place in the split.
         png: what is said of it: classes as grey values, base64.
     """
 
     miou: float
-    index: int
+    picture: int
     png: str
 
 
@@ -85,7 +85,7 @@ class Segmented(NamedTuple):
     @property
     def indices(self) -> Tensor:
         """int64 (N,), places in the split."""
-        return torch.tensor([one.index for one in self.seen])
+        return torch.tensor([one.picture for one in self.seen])
 
 
 class Segmentation(Task):
@@ -180,7 +180,7 @@ class Segmentation(Task):
                             one, miou, said = self._seen(logits[place], batch, place)
                             seen.append(one)
                             if len(worst) < WORST_SHOWN or miou < worst[-1].miou:
-                                worst.append(Worst(miou, one.index, _png(said)))
+                                worst.append(Worst(miou, one.picture, _png(said)))
                                 worst = sorted(worst)[:WORST_SHOWN]
         finally:
             network.train(trained)
