@@ -121,7 +121,10 @@ def test_the_worst_pictures_are_drawn(whole, toy):
 
 def test_it_is_reported(whole):
     page = (whole.run / "report.html").read_text("utf-8")
-    assert whole.scores.headline in page
+    assert "Mean IoU" in page
+    for each in json.loads((whole.run / "worst.json").read_text()):
+        assert each["predicted"] in page
+        assert each["true"] in page
     assert "eval_miou" in (whole.run / "metrics.csv").read_text()
 
 
