@@ -1,16 +1,18 @@
 """Detectors by name, as `deepen.models` takes a factory: kind, backbone, settings.
 
 `deepen.detection.networks:faster-rcnn-fpn/resnet18/anchor_px=16,32,64,128,256/norm=group`
+
+Those that segment and localize have no settings: `deepen.detection.networks:fcn-8s/vgg16`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from deepen.detection import faster_rcnn, mask_rcnn
+from deepen.detection import faster_rcnn, fcn, localization, mask_rcnn
 from deepen.detection.settings import C4, FPN, DetectorSettings, settings_of
 from deepen.errors import unknown
 from deepen.models import takes_of
@@ -35,6 +37,8 @@ NETWORKS: dict[str, Kind] = {
     "faster-rcnn-c4": Kind(faster_rcnn.faster_rcnn_c4, C4),
     "mask-rcnn-fpn": Kind(mask_rcnn.mask_rcnn_fpn, FPN),
 }
+PLAIN: dict[str, Callable[[str], Any]] = {**fcn.NETWORKS, **localization.NETWORKS}
+"""Networks without settings: of a backbone's name, what builds each."""
 
 
 class Factory(NamedTuple):
@@ -58,12 +62,14 @@ def model_of(kind: str, backbone: str, *settings: str) -> str:
     return f"{__name__}:{'/'.join((kind, backbone, *settings))}"
 
 
-def __getattr__(name: str) -> Factory:
+def __getattr__(name: str) -> Any:
     kind, _, rest = name.partition("/")
     if not rest:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if kind in PLAIN:
+        return PLAIN[kind](rest)
     if kind not in NETWORKS:
-        raise unknown("detector", kind, NETWORKS)
+        raise unknown("detector", kind, (*NETWORKS, *PLAIN))
     backbone, *words = rest.split("/")
     known = takes_of(backbone)
     takes = Takes(SIZE_PX, known.channels if known else 3, 20, min_px=LEAST_PX)

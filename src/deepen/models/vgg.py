@@ -95,12 +95,18 @@ class VGG(ImageClassifier):
         if min(x.shape[2:]) < 224:
             height, width = x.shape[2:]
             raise InputError(f"VGG's score map takes 224 px at least, got {height}x{width}")
-        x = self.forward_features(x)
+        return self.slide_head(self.forward_features(x))
+
+    def slide_head(self, x: Tensor, padded: bool = False) -> Tensor:
+        """The head as convolutions on maps (B, 512, h, w): (B, outputs, h - 6, w - 6).
+
+        With `padded` they are padded by zeros to their own size: (B, outputs, h, w).
+        """
         for index, layer in enumerate(self.classifier):
             if isinstance(layer, nn.Linear):
                 side = 7 if index == 0 else 1
                 kernel = layer.weight.view(layer.out_features, -1, side, side)
-                x = F.conv2d(x, kernel, layer.bias)
+                x = F.conv2d(x, kernel, layer.bias, padding=side // 2 if padded else 0)
             else:
                 x = layer(x)
         return x

@@ -61,6 +61,20 @@ class Drawn(BaseModel, extra="allow"):
     jpeg: str
 
 
+class Overlaid(BaseModel, extra="allow"):
+    """An entry of worst.json of a segmentation."""
+
+    key: str
+    miou: float
+    predicted: str
+    true: str
+
+
+def overlaid(path: Path) -> list[dict[str, Any]]:
+    """The pictures that a segmentation is worst at, none where there is no such file."""
+    return _worst(path, Overlaid) if path.is_file() else []
+
+
 def parts(scores: DetectionScores, drawn: Path) -> dict[str, Any]:
     """What the template shows of a detector beside its figures."""
     known = [each for each in scores.per_class if each.ap is not None]
@@ -75,15 +89,15 @@ def parts(scores: DetectionScores, drawn: Path) -> dict[str, Any]:
         "all_curves": len(shown) == len(known),
         "errors": scores.errors,
         "bars": _bars(scores) if any(each.cost for each in scores.errors) else None,
-        "worst": _worst(drawn) if drawn.is_file() else [],
+        "worst": _worst(drawn, Drawn) if drawn.is_file() else [],
     }
 
 
-def _worst(path: Path) -> list[dict[str, Any]]:
+def _worst(path: Path, model: type[BaseModel]) -> list[dict[str, Any]]:
     try:
-        return [Drawn.model_validate(each).model_dump() for each in read_json(path)]
+        return [model.model_validate(each).model_dump() for each in read_json(path)]
     except ValidationError as error:
-        raise InputError(f"{path}: damaged ({first_problem(error, Drawn)})") from error
+        raise InputError(f"{path}: damaged ({first_problem(error, model)})") from error
 
 
 def _sizes(scores: DetectionScores) -> list[dict[str, Any]]:

@@ -184,6 +184,9 @@ def write_report(run: Path) -> Path:
             if isinstance(found_scores, DetectionScores)
             else None,
             segments=found_scores.per_class if isinstance(found_scores, SegmentationScores) else [],
+            overlaid=detection.overlaid(run / "worst.json")
+            if isinstance(found_scores, SegmentationScores)
+            else [],
             interval=scores.interval[1:3] if scores else None,
             by_class=_by_class(scores) if scores else [],
             matrix=_matrix(scores) if scores else None,
