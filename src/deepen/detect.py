@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel
 
 from deepen import api
-from deepen.data.decode import PictureError
+from deepen.data.annotated import outlines
+from deepen.data.decode import PictureError, open_picture
 from deepen.data.loader import Batches
+from deepen.data.sources import SPLIT_FOLDERS, open_source
 from deepen.data.split import Split
 from deepen.deployment.finder import Finder, Found, task_in
 from deepen.deployment.pictures import Source, find_pictures
 from deepen.detection.choice import choose
-from deepen.errors import InputError
+from deepen.errors import InputError, WorkError
+from deepen.files import write_whole
 from deepen.training.build import num_workers
 from deepen.training.request import Detecting, Here, Scoring, Training, pick_device, takes
 from deepen.training.scored import Scored, open_scored
+from deepen.visualization.boxes import Mark, beside, color_of, draw_marks
 from deepen.weights import Card, load_weights
 
-__all__ = ["Found", "evaluate", "predict", "train", "visualize"]
+__all__ = ["Found", "draw", "evaluate", "predict", "train", "visualize"]
 
 
 @takes(Detecting)
@@ -37,8 +43,9 @@ def train(asked: Detecting) -> api.Trained:
     Raises:
         DeepenError: whatever can be said in one line.
     """
-    words = {each.name: getattr(asked, each.name) for each in fields(Training)}
-    return api.train(**words | {"chooser": partial(choose, asked.detector)})
+    words: dict[str, Any] = {each.name: getattr(asked, each.name) for each in fields(Training)}
+    words["chooser"] = partial(choose, asked.detector)
+    return api.train(**words)
 
 
 @takes(Scoring)
@@ -138,11 +145,98 @@ def visualize(
     Raises:
         InputError: there are no such pictures, or nothing to draw.
     """
-    from deepen.detection.drawing import draw_split
-
-    asked = Scoring(weights=weights, data=data, split=split, data_dir=data_dir, device=device)
+    folder = _folder(output)
     finder = None if weights is None else Finder(weights, device=str(pick_device(device)))
-    return draw_split(asked, Path(output), finder, most, least_score)
+    source = open_source(str(data), data_dir=data_dir)
+    if split is not None and split not in source.splits:
+        raise InputError(f"--split {split}: {data} has {', '.join(source.splits)}")
+    pictures = source.splits[SPLIT_FOLDERS[split or "train"]]
+    if pictures.targets is None:
+        raise InputError(f"{data}: its pictures have neither boxes nor masks")
+    files = []
+    for index in [i * len(pictures) // most for i in range(most)][: len(pictures)]:
+        image = pictures.picture(index, 3)
+        drawn = draw_marks(image, _true_marks(pictures.targets[index], source.classes))
+        if finder is not None:
+            found = next(iter(finder([image], least_score=least_score)))
+            assert isinstance(found, Found)
+            drawn = beside(drawn, draw_marks(image, _marks(found)))
+        files.append(_write(drawn, folder, pictures.key(index)))
+    return files
+
+
+def draw(found: Found, output: str | Path) -> Path:
+    """Draw what was found in a picture's file into a folder, as a PNG file named like it.
+
+    Raises:
+        InputError: the picture has no file.
+        WorkError: it cannot be written.
+    """
+    if not Path(found.path).is_file():
+        raise InputError(f"{found.path}: is no file that could be drawn on")
+    image = open_picture(Path(found.path), name=found.path, channels=3)
+    return _write(draw_marks(image, _marks(found)), _folder(output), found.path)
+
+
+def _folder(output: str | Path) -> Path:
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder")
+    return folder
+
+
+def _write(image: Image.Image, folder: Path, key: str) -> Path:
+    """As `folder`/PATH.jpg.png, so that no two pictures have one name."""
+    inner = [part for part in Path(key).parts if part not in (Path(key).anchor, "..")]
+    file = folder.joinpath(*inner[:-1], f"{inner[-1]}.png")
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkError(f"{file.parent}: {error.strerror}") from error
+    write_whole(file, data.getvalue())
+    return file
+
+
+def _marks(found: Found) -> list[Mark]:
+    """Boxes with class and score, the surest on top; or a mask of each class."""
+    if found.mask is not None:
+        return _class_marks(found.mask, found.classes)
+    assert found.detections is not None
+    masks = found.detections.masks
+    marks = []
+    for place in reversed(range(len(found.detections.scores))):
+        label = int(found.detections.labels[place])
+        words = f"{found.classes[label]} {found.detections.scores[place]:.0%}"
+        mask = None if masks is None else _mask(masks[place], found.size)
+        box = found.detections.boxes[place].tolist()
+        marks.append(Mark(box, words, color_of(label), mask=mask))
+    return marks
+
+
+def _mask(given: Any, size: tuple[int, int]) -> np.ndarray:
+    return outlines.draw(given, size) if isinstance(given, Mapping) else np.asarray(given)
+
+
+def _true_marks(target: Mapping[str, Any], classes: Sequence[str]) -> list[Mark]:
+    if "mask" in target:
+        return _class_marks(np.asarray(target["mask"]), classes)
+    boxes = np.asarray(target["boxes"]).reshape(-1, 4)
+    labels = np.asarray(target["labels"]) if "labels" in target else np.zeros(len(boxes), int)
+    masks = target["masks"] if "masks" in target else [None] * len(boxes)
+    return [
+        Mark(box.tolist(), classes[label] if "labels" in target else "", color_of(label), mask=mask)
+        for box, label, mask in zip(boxes, labels.tolist(), masks, strict=True)
+    ]
+
+
+def _class_marks(mask: np.ndarray, classes: Sequence[str]) -> list[Mark]:
+    return [
+        Mark(None, "", color_of(label), mask=mask == label)
+        for label in range(len(classes))
+        if (mask == label).any()
+    ]
 
 
 def _known_by(scored: Scored, split: Split, card: Card, asked: Scoring) -> Split:

@@ -30,6 +30,7 @@ from torchvision.ops import box_convert
 
 from deepen.analysis.stages import stages
 from deepen.data.decode import PictureError
+from deepen.data.geometry import Geometry
 from deepen.data.loader import Batch
 from deepen.data.sources import Split
 from deepen.errors import InputError
@@ -146,6 +147,15 @@ NETWORKS = {
     "localizer-scr": partial(Factory, per_class=False),
 }
 """Of a backbone's name, what builds the network on it."""
+
+
+def _in_source(boxes: Tensor, geometry: Geometry, place: int) -> Tensor:
+    """Boxes (n, 4), middle and sides as shares of the input, as corners in px of the source."""
+    height, width = geometry.size_px
+    sides = boxes.new_tensor([width, height, width, height], dtype=torch.float32)
+    corners = box_convert(boxes.float() * sides, "cxcywh", "xyxy").reshape(-1, 2, 2)
+    carried = geometry.source_points(place, corners)
+    return torch.cat([carried.amin(1), carried.amax(1)], 1)
 
 
 class Guess(NamedTuple):
@@ -291,19 +301,13 @@ class Localization(Task):
     def _guesses(self, outputs: Localized, batch: Batch) -> list[Guess]:
         assert batch.named_targets is not None
         assert batch.geometry is not None
-        height, width = batch.geometry.size_px
         logits = outputs.logits.float() / self.recipe.loss.temperature
         scores, labels = logits.softmax(1).topk(min(GUESSES, len(self.classes)))
         of_class = F.cross_entropy(logits, batch.labels, reduction="none")
         losses = of_class + BOX_WEIGHT * self._of_boxes(outputs, batch)
-        sides = outputs.boxes.new_tensor([width, height, width, height], dtype=torch.float32)
         found = []
         for place, target in enumerate(batch.named_targets):
-            boxes = box_convert(
-                outputs.boxes[place, labels[place]].float() * sides, "cxcywh", "xyxy"
-            )
-            corners = batch.geometry.source_points(place, boxes.reshape(-1, 2, 2))
-            boxes = torch.cat([corners.amin(1), corners.amax(1)], 1)
+            boxes = _in_source(outputs.boxes[place, labels[place]], batch.geometry, place)
             found.append(
                 Guess(
                     int(batch.indices[place]),
@@ -316,6 +320,23 @@ class Localization(Task):
                 )
             )
         return found
+
+    def answers(
+        self, outputs: Localized, geometry: Geometry, sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """The likeliest classes of each picture, each with its box in px of it.
+
+        Args:
+            outputs: of the network, in evaluation mode.
+            geometry: of the pictures.
+            sizes: width and height of each.
+        """
+        shares = (outputs.logits.float() / self.recipe.loss.temperature).softmax(1)
+        scores, labels = shares.topk(min(GUESSES, len(self.classes)))
+        return [
+            Detections(_in_source(outputs.boxes[place, labels[place]], geometry, place), *of_one)
+            for place, of_one in enumerate(zip(scores, labels, strict=True))
+        ]
 
     def scores(self, found: Guesses) -> dict[str, float | None]:
         """Loss and errors."""

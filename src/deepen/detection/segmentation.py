@@ -207,6 +207,21 @@ class Segmentation(Task):
         miou = score_masks([confusion], self.classes, resamples=0).figures["miou"]
         return one, 1.0 if miou is None else miou, said
 
+    def answers(
+        self, outputs: Tensor, geometry: Geometry, sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """The class of each pixel of each picture, (h, w) int64.
+
+        Args:
+            outputs: (B, K, H, W), of the network in evaluation mode.
+            geometry: of the pictures.
+            sizes: width and height of each.
+        """
+        return [
+            in_source(logits, geometry, place, (height, width)).max(0).indices
+            for place, (logits, (width, height)) in enumerate(zip(outputs, sizes, strict=True))
+        ]
+
     def scores(self, found: Segmented) -> dict[str, float | None]:
         """Loss, mean intersection over union, and the share of pixels that are right."""
         figures = self._score(found, resamples=0).figures

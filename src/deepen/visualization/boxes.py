@@ -74,6 +74,15 @@ def draw_marks(
     return picture
 
 
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures of one height next to each other, a white line between them."""
+    gap = max(2, left.width // 80)
+    both = Image.new("RGB", (left.width + gap + right.width, left.height), (255, 255, 255))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + gap, 0))
+    return both
+
+
 def _scaled(box: Sequence[float], scale: float) -> tuple[int, int, int, int]:
     """Whole pixels, of which the last is in."""
     left, top, right, bottom = (round(edge * scale) for edge in box)
