@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel
 
 from deepen import api
 from deepen.data.annotated import outlines
@@ -49,7 +48,7 @@ def train(asked: Detecting) -> api.Trained:
 
 
 @takes(Scoring)
-def evaluate(asked: Scoring) -> BaseModel:
+def evaluate(asked: Scoring) -> Any:
     """Score a detector's weights on pictures with boxes or masks.
 
     Pictures that cannot be decoded are told to the reporter, and are in none of the numbers.
@@ -147,14 +146,14 @@ def visualize(
     """
     folder = _folder(output)
     finder = None if weights is None else Finder(weights, device=str(pick_device(device)))
-    source = open_source(str(data), data_dir=data_dir)
+    source = open_source(str(data), data_dir=None if data_dir is None else Path(data_dir))
     if split is not None and split not in source.splits:
         raise InputError(f"--split {split}: {data} has {', '.join(source.splits)}")
     pictures = source.splits[SPLIT_FOLDERS[split or "train"]]
     if pictures.targets is None:
         raise InputError(f"{data}: its pictures have neither boxes nor masks")
     files = []
-    for index in [i * len(pictures) // most for i in range(most)][: len(pictures)]:
+    for index in pictures.sample(most):
         image = pictures.picture(index, 3)
         drawn = draw_marks(image, _true_marks(pictures.targets[index], source.classes))
         if finder is not None:
@@ -223,11 +222,12 @@ def _true_marks(target: Mapping[str, Any], classes: Sequence[str]) -> list[Mark]
     if "mask" in target:
         return _class_marks(np.asarray(target["mask"]), classes)
     boxes = np.asarray(target["boxes"]).reshape(-1, 4)
-    labels = np.asarray(target["labels"]) if "labels" in target else np.zeros(len(boxes), int)
+    known = "labels" in target
+    labels = np.asarray(target["labels"]).tolist() if known else [0] * len(boxes)
     masks = target["masks"] if "masks" in target else [None] * len(boxes)
     return [
-        Mark(box.tolist(), classes[label] if "labels" in target else "", color_of(label), mask=mask)
-        for box, label, mask in zip(boxes, labels.tolist(), masks, strict=True)
+        Mark(box.tolist(), classes[label] if known else "", color_of(label), mask=mask)
+        for box, label, mask in zip(boxes, labels, masks, strict=True)
     ]
 
 

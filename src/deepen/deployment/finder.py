@@ -190,7 +190,7 @@ def task_in(card: Card) -> Task:
 
 def _above(found: Detections, least: float) -> Detections:
     kept = found.scores >= least
-    masks = found.masks
+    masks: Any = found.masks
     if masks is not None:
         masks = [mask for mask, keep in zip(masks, kept.tolist(), strict=True) if keep]
     return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], masks)

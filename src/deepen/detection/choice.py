@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from deepen.data.decode import PictureError
 from deepen.data.split import PictureSet, Split
-from deepen.detection.networks import NETWORKS, model_of
+from deepen.detection.backbones import pyramid
+from deepen.detection.networks import NETWORKS, PLAIN, model_of
+from deepen.detection.settings import FPN
 from deepen.errors import InputError, unknown
 from deepen.training.choice import Choice
 from deepen.training.recipe import load_recipe
@@ -27,14 +30,12 @@ FEWEST_EPOCHS, MOST_EPOCHS = 4, 60
 SAMPLE = 200
 FINEST = (4.0, 8.0, 16.0, 32.0, 64.0)
 """Sides of the smallest anchor, in px of the input, that are tried; the next levels double it."""
-LEVELS = 5
-
 RECIPES = {"boxes": "detect", "masks": "detect", "mask": "segment", "box": "localize"}
 DETECTORS = {
     "boxes": "faster-rcnn-fpn",
     "masks": "mask-rcnn-fpn",
     "mask": "fcn-8s",
-    "box": "localization",
+    "box": "localizer-pcr",
 }
 """By what pictures have: boxes, outlines too, a class for each pixel, boxes of their class."""
 WORDS = {
@@ -69,8 +70,8 @@ def choose(
         InputError: pictures without boxes and masks, or an unknown word.
     """
     kind = kind_of(source)
-    if detector is not None and detector not in NETWORKS:
-        raise unknown("detector", detector, NETWORKS)
+    if detector is not None and detector not in (*NETWORKS, *PLAIN):
+        raise unknown("detector", detector, (*NETWORKS, *PLAIN))
     words, chosen = [], dict[str, Any]()
     if recipe is None:
         recipe = RECIPES[kind]
@@ -88,8 +89,9 @@ def choose(
         settings = []
         height, width = _sides(complete.input.size_px)
         if name.endswith("-fpn"):
-            finest, fits = _anchors(source.splits["train"], height, width)
-            sides = ",".join(f"{finest * 2**level:g}" for level in range(LEVELS))
+            levels = _levels(model or BACKBONE[device], (height, width))
+            finest, fits = _anchors(source.splits["train"], height, width, levels)
+            sides = ",".join(f"{finest * 2**level:g}" for level in range(levels))
             settings.append(f"anchor_px={sides}")
             words.append(
                 f"anchors: {sides} px, since the boxes, seen at {width}x{height} px, overlap the "
@@ -156,7 +158,13 @@ def _sampled(split: Split) -> list[tuple[int, tuple[int, int]]]:
     return found
 
 
-def _anchors(split: Split, height: int, width: int) -> tuple[float, float]:
+def _levels(backbone: str, size: tuple[int, int]) -> int:
+    """Of a classifier's pyramid."""
+    with torch.device("meta"):
+        return len(pyramid(backbone, 3, size, FPN).strides)
+
+
+def _anchors(split: Split, height: int, width: int, levels: int) -> tuple[float, float]:
     """The side of the smallest anchor that fits best, and the mean overlap with the nearest."""
     assert split.targets is not None
     shapes = []
@@ -169,7 +177,7 @@ def _anchors(split: Split, height: int, width: int) -> tuple[float, float]:
         return 16.0, 0.0
 
     def fit(finest: float) -> float:
-        areas = (finest * 2.0 ** np.arange(LEVELS)) ** 2
+        areas = (finest * 2.0 ** np.arange(levels)) ** 2
         ratios = np.array([0.5, 1, 2])  # height over width
         anchors = np.stack(
             [np.sqrt(areas[:, None] / ratios), np.sqrt(areas[:, None] * ratios)], -1
