@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from annotated_sets import SIZE, coco_document, picture, said, targets_of, voc_folder, voc_xml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -21,64 +22,12 @@ from deepen.data.annotated.masks import CAMVID_CLASSES, VOC_CLASSES
 from deepen.data.annotated.outlines import check_outline, draw, runs_of
 from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
-from deepen.data.sources import PictureSet, Split, open_source
+from deepen.data.sources import Split, open_source
 from deepen.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings(  # of pycocotools
     "ignore:__array__ implementation:DeprecationWarning"
 )
-
-SIZE = (40, 30)  # width, height
-
-
-def picture(path: Path, size: tuple[int, int] = SIZE, shade: int = 0, **how) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(abs(hash(path.name)) % 1000 + shade)
-    pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **how)
-    return path
-
-
-def voc_xml(
-    boxes: list[tuple[str, object, object, object, object]],
-    size: tuple[int, int] = SIZE,
-    extra: str = "",
-) -> str:
-    things = "".join(
-        f"<object><name>{name}</name><difficult>0</difficult>{extra}<bndbox><xmin>{a}</xmin>"
-        f"<ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>\n"
-        for name, a, b, c, d in boxes
-    )
-    said = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
-    return f"<annotation>\n{said}\n{things}</annotation>\n"
-
-
-def voc_folder(root: Path, boxes: dict[str, list], lists: dict[str, list[str]] | None = None):
-    """A folder of VOC's with a picture a name."""
-    for folder in ("Annotations", "JPEGImages"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    for name, of_picture in boxes.items():
-        picture(root / "JPEGImages" / f"{name}.png")
-        (root / "Annotations" / f"{name}.xml").write_text(voc_xml(of_picture))
-    for split, names in (lists or {}).items():
-        folder = root / "ImageSets" / "Main"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-    return root
-
-
-def targets_of(source: PictureSet) -> dict[str, dict]:
-    found = {}
-    for split in source.splits.values():
-        assert split.targets is not None
-        found |= zip(split.keys, split.targets, strict=True)
-    return found
-
-
-def said(source: PictureSet, start: str) -> str:
-    [line] = [note for note in source.notes if note.startswith(start)]
-    return line
-
 
 # Pascal VOC --------------------------------------------------------------------------------------
 
@@ -200,44 +149,6 @@ def test_localization_labels_pictures(tmp_path):
 # COCO --------------------------------------------------------------------------------------------
 
 
-def coco_document(names: list[str], rng: np.random.Generator, size=SIZE) -> dict:
-    """Random polygons, runs in both writings and crowds; ids with gaps, categories out of order."""
-    width, height = size
-    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "cow"}]
-    images = [
-        {"id": 10 * i + 5, "file_name": name, "width": width, "height": height}
-        for i, name in enumerate(names)
-    ]
-    annotations = []
-    for image in images:
-        for kind in rng.permutation(["polygon", "polygons", "runs", "compressed"]).tolist():
-            corners = rng.uniform(0, size, (8, 2))
-            if kind in ("polygon", "polygons"):
-                outline = [corners[:5].ravel().tolist(), corners[4:].ravel().tolist()]
-                outline = outline[: 1 + (kind == "polygons")]
-            else:
-                mask = np.zeros((height, width), np.uint8)
-                mask[3 : int(rng.integers(5, height)), 2 : int(rng.integers(4, width))] = 1
-                outline = coco_mask.encode(np.asfortranarray(mask))
-                outline["counts"] = outline["counts"].decode()
-                if kind == "runs":
-                    outline = runs_of(mask)
-            low, high = corners.min(0), corners.max(0)
-            annotations.append(
-                {
-                    "id": 1000 - len(annotations),
-                    "image_id": image["id"],
-                    "category_id": categories[int(rng.integers(3))]["id"],
-                    "bbox": [*low.tolist(), *(high - low).tolist()],
-                    "segmentation": outline,
-                    "iscrowd": int(kind == "runs"),
-                    "area": 1.0,
-                }
-            )
-    rng.shuffle(annotations)
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
 def test_coco_is_what_pycocotools_and_torchvision_read(tmp_path):
     rng = np.random.default_rng()
     documents = {}
@@ -341,9 +252,11 @@ def test_what_is_written_is_read_again(tmp_path):
         np.testing.assert_array_equal([e["area"] for e in entries], masks.sum((1, 2)))
     again = open_source(f"{tmp_path}/two.json?images=photos", validation=0)
     assert again.classes == source.classes
-    for one, two in zip(train.targets, again.splits["train"].targets, strict=True):
+    found = targets_of(again)
+    assert found.keys() == {*train.keys}
+    for key, target in zip(train.keys, train.targets, strict=True):
         for name in ("boxes", "labels", "crowd", "masks"):
-            np.testing.assert_array_equal(one[name], two[name])
+            np.testing.assert_array_equal(found[key][name], target[name])
     boxed = Split("test", np.array([0]), ("a",), images=np.zeros((1, 6, 8, 1), np.uint8))
     with pytest.raises(InputError, match="test: has no boxes"):
         to_coco(boxed, ["x"])

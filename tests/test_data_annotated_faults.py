@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotated_sets import SIZE, coco_document, picture, said, targets_of, voc_folder, voc_xml
 from PIL import Image
-from test_data_annotated import SIZE, coco_document, picture, said, targets_of, voc_folder, voc_xml
 from typer.testing import CliRunner
 
 from deepen.cli import app

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotated_sets import coco_document, picture, voc_folder
 from PIL import Image
-from test_data_annotated import coco_document, picture, voc_folder
 
 from deepen.data.doctor import examine
 from deepen.data.sources import open_source

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data_annotated import coco_document, picture
+from annotated_sets import coco_document, picture
 
 import deepen
 from deepen.errors import InputError, Interrupted
@@ -104,6 +104,7 @@ def test_a_folder_is_trained_on_and_gone_on_with_to_the_bit(tmp_path, module):
         "length.epochs": 2,
         "batch_size": 4,
         "input.size_px": 24,
+        "augment.flip": True,
     }
     words = {"model": f"{module}:Net", "recipe": "quick", "changes": changes}
     whole = deepen.train(str(root), output=tmp_path / "whole", **words)
