@@ -89,7 +89,6 @@ def test_a_box_is_named_and_left_out(tmp_path, kind):
     [
         (("cat", -5, 3, 4, 9), "outside"),
         (("cat", 50, 3, 60, 9), "outside"),
-        (("cat", 41, 3, 41.5, 9), "outside"),  # by less than a pixel, but nothing is left of it
         (("cat", 3, 4, 42, 20), "outside"),
         (("cat", "", 4, 12, 20), "not_finite"),
         (("cat", "inf", 4, 12, 20), "not_finite"),
@@ -131,8 +130,10 @@ def test_stated_size_and_exif(tmp_path):
                     open_source(str(root))
         where.unlink()
     picture(root / "JPEGImages" / "a.png")
-    (root / "Annotations" / "a.xml").write_text(voc_xml(SOUND, (41, 30)))
-    assert examine(str(root)).quarantine == ["JPEGImages/a.png"]
+    for size in ((41, 30), SIZE[::-1]):
+        (root / "Annotations" / "a.xml").write_text(voc_xml(SOUND, size))
+        assert faults(examine(str(root)))["JPEGImages/a.png"] == "size"
+    assert "JPEGImages/a.png" in examine(str(root)).quarantine
     assert len(targets_of(open_source(str(root), exclude=["JPEGImages/a.png"]))) == 1
 
 
@@ -270,6 +271,10 @@ def test_xml_that_is_too_large_is_refused(tmp_path, monkeypatch):
         (
             "image,x1,y1,x2,y2,class\na.png,1,2,x,4,cat\n",
             r"a\.png#box 1: not_finite: .*b\.csv, line 2",
+        ),
+        (  # by less than a pixel, but nothing is left of it
+            "image,x1,y1,x2,y2,class\na.png,40.2,2,40.9,9,cat\n",
+            r"a\.png#box 1: outside: .*lies outside 40x30 px",
         ),
         ("image,x1,y1,x2,y2,class\na.png,1,2,3,,cat\n", r"a\.png#box 1: not_finite: .*has no y2"),
         ("image,x1,y1,x2,y2,class\na.png,,,,,\n", r"b\.csv: says of no picture"),
