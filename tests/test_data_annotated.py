@@ -77,11 +77,21 @@ def test_corners_are_pixels_from_one(tmp_path):
     root = voc_folder(tmp_path / "voc", {"a": boxes})
     source = open_source(str(root), validation=0)
     [target] = targets_of(source).values()
+    assert target["difficult"].tolist() == [False] * 3
     np.testing.assert_array_equal(target["boxes"], [[0, 0, 40, 30], [0, 0, 2, 2], [0, 2, 4, 30]])
     assert target["boxes"].dtype == np.float32
     assert said(source, "cut to") == (
         "cut to the picture: 1 boxes that stuck out by a pixel or less"
     )
+
+
+def test_difficult_ones_are_known(tmp_path):
+    root = voc_folder(tmp_path / "voc", {"a": [("x", 1, 1, 9, 9), ("y", 1, 1, 9, 9)]})
+    path = root / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace("<difficult>0", "<difficult>1", 1))
+    source = open_source(str(root), validation=0)
+    assert targets_of(source)["JPEGImages/a.png"]["difficult"].tolist() == [True, False]
+    assert said(source, "Pascal VOC").endswith("; 1 difficult")
 
 
 def test_lists_are_splits(tmp_path):
@@ -219,6 +229,7 @@ def test_one_json_and_its_pictures(tmp_path):
         del annotation["segmentation"]
     (tmp_path / "truth.json").write_text(json.dumps(document))
     source = open_source(f"{tmp_path}/truth.json?images=photos")
+    assert source.classes == ("cat", "dog", "cow")  # by their ids, 3, 7 and 90
     assert source.root == tmp_path / "photos"
     assert source.own == ()
     assert {*source.splits} == {"train", "val", "test"}
@@ -333,6 +344,15 @@ def test_splits_of_tables_and_empty_rows(tmp_path):
     (root / "more.csv").write_text("image,x1,y1,x2,y2,class\na.png,1,1,2,2,cat\n")
     with pytest.raises(InputError, match="several tables of boxes"):
         open_source(str(root))
+
+
+def test_a_class_may_be_a_number_of_any_length(tmp_path):
+    picture(tmp_path / "a.png")
+    names = ["9" * 5000, "10", "9"]
+    rows = "".join(f"a.png,{i},1,{i + 9},20,{name}\n" for i, name in enumerate(names))
+    (tmp_path / "boxes.csv").write_text(f"image,x1,y1,x2,y2,class\n{rows}")
+    source = open_source(str(tmp_path), validation=0)
+    assert source.classes == ("9", "10", "9" * 5000)
 
 
 def test_class_folders_with_a_table_of_boxes_stay_class_folders(tmp_path):
