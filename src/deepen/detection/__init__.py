@@ -1,0 +1,1 @@
+"""Detection: networks that say what is where, and their training, on the same loop."""
