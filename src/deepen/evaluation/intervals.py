@@ -7,7 +7,10 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 CONFIDENCE = 0.95
+RESAMPLES = 1000
 
 
 class Interval(NamedTuple):
@@ -38,6 +41,24 @@ def interval(share: float, n: int) -> Interval:
         return Interval(math.nan, 0.0, 1.0, 0)
     low, high = binomtest(round(share * n), n).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(share, low, high, n)
+
+
+def draw_again(n: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each of n pictures is drawn, with replacement, in each resample: int64 (R, n).
+
+    For figures that are no share of pictures (Efron & Tibshirani 1993, "An introduction to the
+    bootstrap"). The same ones each time.
+    """
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float] | None:
+    """Between which 95% of the resamples' figures lie; NaNs are no figures, and of none is None."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 class OverSeeds(NamedTuple):
