@@ -7,6 +7,7 @@ the predictor, the exporter and the server share it.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import warnings
@@ -224,6 +225,96 @@ def to_channels(image: Image.Image, channels: int, white: int | None = None) -> 
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
+
+
+class Header(NamedTuple):
+    """What a picture says of itself before it is decoded.
+
+    Attributes:
+        size: width and height of the upright picture.
+        turned: whether EXIF has it turned or mirrored before it is upright.
+    """
+
+    size: tuple[int, int]
+    turned: bool
+
+
+def header_of(source: str | Path | bytes, *, name: str | None = None) -> Header:
+    """The size of a picture as `open_picture` would give it; pixels may be damaged all the same.
+
+    Raises:
+        PictureError: no such file, no picture, no header.
+    """
+    name = name or _name(source)
+    with _opened(source, name) as file:
+        picture_format = _signature(file)
+        if picture_format is None:
+            raise PictureError(name, "is empty" if not file.read(1) else "not a picture")
+        if picture_format == "HEIF":
+            _register_heif()
+        try:
+            with _quiet():
+                image = Image.open(file, formats=(picture_format,))
+            # Pillow decodes a PNG in full to look for EXIF behind its pixels.
+            plain = picture_format == "PNG" and not _PNG_ABOUT.search(_rest(file))
+            orientation = None if plain else _orientation(image)
+            if picture_format == "TIFF" and orientation in _UPRIGHT:
+                image.load()  # turns itself
+                return Header(image.size, True)
+        except Exception as error:  # as in `open_picture`
+            if is_scarcity(error):
+                raise
+            raise PictureError(name, _damage(picture_format, error)) from error
+    width, height = image.size
+    swapped = orientation in _TURNED
+    return Header((height, width) if swapped else (width, height), orientation in _UPRIGHT)
+
+
+_PNG_ABOUT = re.compile(rb"exif|xmp", re.IGNORECASE)
+
+
+def _rest(file: BinaryIO) -> bytes:
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return data
+
+
+def open_mask(source: str | Path | bytes, *, name: str | None = None) -> np.ndarray:
+    """A picture whose values are places of classes, as it is written: nothing is converted.
+
+    Returns:
+        Values (h, w): places in a palette or grey values; or colours, uint8 (h, w, 3).
+
+    Raises:
+        PictureError: as of `open_picture`, or a format that changes values (JPEG).
+    """
+    name = name or _name(source)
+    with _opened(source, name) as file:
+        picture_format = _signature(file)
+        if picture_format not in ("PNG", "BMP", "GIF", "TIFF", "PPM", "TGA"):
+            words = (
+                "not a picture" if picture_format is None else f"{picture_format} changes values"
+            )
+            raise PictureError(name, f"{words}; masks are PNG, BMP, GIF, TIFF or PPM")
+        try:
+            with _quiet():
+                image = Image.open(file, formats=(picture_format,))
+                if image.width * image.height > MAX_PIXELS:
+                    raise PictureError(name, f"{image.width}x{image.height} px, too large")
+                image.load()
+        except PictureError:
+            raise
+        except Exception as error:  # as in `open_picture`
+            if is_scarcity(error):
+                raise
+            raise PictureError(name, _damage(picture_format, error)) from error
+    if image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
+        return np.array(image)
+    if image.mode in ("LA", "PA"):
+        return np.array(image.getchannel(0))
+    return np.array(image.convert("RGB"))
 
 
 class Depth(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from deepen.data.annotated.opening import Opened, find_reader, lay_out, survey_annotated
+from deepen.data.annotated.records import REFUSED, FaultKind
 from deepen.data.decode import (
     DARK,
     FORMATS,
@@ -43,6 +45,7 @@ UNSPLIT = "all"
 """What counts call the one split of a folder that has none."""
 
 Kind = Literal[
+    FaultKind,
     "damaged",
     "mislabelled",
     "too_small",
@@ -52,7 +55,9 @@ Kind = Literal[
     "layout",
     "depth",
 ]
-"""What can be wrong with a file, with a class folder, or with the folder as a whole."""
+"""What can be wrong with a file, a box, a class folder, or with the folder as a whole."""
+
+_TO_LEAVE_OUT: frozenset[Kind] = REFUSED | {"damaged", "too_small", "duplicate", "double"}
 
 _KEPT_FIRST = ("test", "val", "train", UNSPLIT)  # of equal pictures, the one in training goes
 _FILES_A_ROUND = 256
@@ -77,7 +82,7 @@ class Diagnosis(BaseModel):
     num_files: int
     """Files that are named as pictures, the damaged ones included."""
     counts: dict[str, dict[str, int]]
-    """Of those, per split and class."""
+    """Of those, per split and class; of sets with boxes their boxes, with masks their pictures."""
     imbalance: float | None
     """Largest class over smallest, of the training classes that have files."""
     mean: tuple[float, ...] | None
@@ -93,9 +98,8 @@ class Diagnosis(BaseModel):
 
     @property
     def quarantine(self) -> list[str]:
-        """The files to leave out. A wrong ending alone does no harm, so those stay."""
-        out = ("damaged", "too_small", "duplicate")
-        return list(dict.fromkeys(p.path for p in self.problems if p.kind in out))
+        """The files and boxes to leave out. A wrong ending alone does no harm, so those stay."""
+        return list(dict.fromkeys(p.path for p in self.problems if p.kind in _TO_LEAVE_OUT))
 
 
 def examine(
@@ -175,6 +179,8 @@ def _open(word: str) -> _Tree:
     if find_shards(word):
         return _tree_of_shards(open_source(word))
     root, asked = folder_and_table(word)
+    if reader := find_reader(root, asked):
+        return _tree_of_annotated(survey_annotated(reader, root, asked))
     if not root.is_dir():
         raise InputError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
     return _tree_of_folder(survey_folder(root, asked))
@@ -196,6 +202,29 @@ def _tree_of_folder(survey: Survey) -> _Tree:
         except InputError as error:
             problems.append(_problem(survey.root, survey.root, "layout", str(error)))
     return _Tree(survey.root, files, counts, survey.ignored, notes, problems)
+
+
+def _tree_of_annotated(opened: Opened) -> _Tree:
+    survey = opened.survey
+    files: list[_File] = []
+    counts: dict[str, dict[str, int]] = {}
+    for split, pictures in survey.pictures.items():
+        name = split if survey.own else UNSPLIT
+        of_split = Counter(label for shown in pictures for label in shown.names)
+        for shown in pictures:
+            if (values := opened.checked[shown.file.key].values) is not None:
+                of_split.update(c for c, n in zip(survey.classes, values, strict=False) if n)
+            files.append(_File(shown.file.key, name, "", shown.file.path))
+        counts[name] = {label: of_split[label] for label in survey.classes}
+    problems = [Problem(path=f.name, kind=f.kind, detail=f.words) for f in opened.faults]
+    laid, notes = frozenset(f.name for f in opened.faults if f.kind in REFUSED), []
+    try:
+        source = hold_out(lay_out(str(survey.root), opened, laid), Held())
+        without = "counted without what training refuses: "
+        notes = [note.replace("excluded: ", without) for note in source.notes]
+    except InputError as error:
+        problems.append(Problem(path=".", kind="layout", detail=str(error)))
+    return _Tree(survey.root, files, counts, {}, notes, problems)
 
 
 def _tree_of_shards(source: PictureSet) -> _Tree:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from deepen.data.annotated.opening import find_reader, open_annotated
 from deepen.data.drawn import drawn
 from deepen.data.folders import open_folder
 from deepen.data.hold_out import HELD_OUT, Held, hold_out, hold_out_again
@@ -54,6 +55,10 @@ def open_source(
 
     `FOLDER?tags=FILE` is a folder of pictures with a table of their classes, of which each may have
     several (`deepen.data.tags`); `&image=`, `&label=` and `&split=` name its columns.
+
+    Sets with boxes or masks are known by what lies in them (`deepen.data.annotated`): Pascal VOC's
+    folders, COCO's JSON (or `FILE.json?images=DIR`), a table with columns of corners (or
+    `FOLDER?boxes=FILE`), folders of masks (or `FOLDER?masks=DIR&classes=FILE`).
 
     `NAME?train=N&test=M` is a fixed draw of so many training and test pictures, `all` for all of
     them; nothing is held out then, whatever `validation` says.
@@ -106,6 +111,8 @@ def lay_out(
         root = Path(where.partition("?")[0]).expanduser()
         return open_parquet(word, shards, root, frozenset(exclude), to_train=to_train)
     folder, asked = folder_and_table(word)
+    if find_reader(folder, asked):
+        return open_annotated(word, folder, asked, frozenset(exclude), to_train=to_train)
     if folder.is_dir() and "tags" in asked:
         return open_tagged(word, folder, asked, frozenset(exclude))
     if folder.is_dir():
