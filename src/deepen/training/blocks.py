@@ -182,11 +182,14 @@ class Bce(_Loss, frozen=True):
 Loss = Annotated[CrossEntropy | Map | Bce, Field(discriminator="name")]
 
 
+Side = Annotated[int, Field(ge=1, le=2**15)]
+
+
 class _Input(Block, frozen=True):
     """What the network sees: left out, deepen chooses by the network and the data."""
 
     normalize: str
-    size_px: int | None = Field(default=None, ge=1, le=2**15)
+    size_px: Side | tuple[Side, Side] | None = None  # of both sides, or [height, width]
     resize: Literal["auto", "none", "shorter", "squash"] = "auto"
     pad_px: int | None = Field(default=None, ge=0)
     white: int | None = Field(default=None, ge=1)  # of pictures of more than 8 bits: 4095 of 12

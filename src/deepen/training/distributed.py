@@ -193,10 +193,10 @@ class _Many(Processes):
         wrapped(torch.empty(0)).backward()
         model.zero_grad()
 
-        def shared(images: Tensor) -> Any:
+        def shared(images: Tensor, *others: Any) -> Any:
             self.left -= len(images)
             wrapped.require_backward_grad_sync = self.left == 0  # of micro-batches, at the last
-            return wrapped(images)
+            return wrapped(images, *others)
 
         return shared
 
@@ -391,11 +391,11 @@ class _OrNothing(nn.Module):
     def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
-        self.run = lambda images: forward(images)  # no second child with the same weights
+        self.run = lambda *inputs: forward(*inputs)  # no second child with the same weights
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor, *others: Any) -> Any:
         if len(images):
-            return self.run(images)
+            return self.run(images, *others)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return torch.stack([p.flatten()[:0].sum() for p in trained]).sum()
 

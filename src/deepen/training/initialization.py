@@ -124,7 +124,12 @@ def _adopt(network: nn.Module, classes: tuple[str, ...], start: Start) -> str:
 
 
 def _heads(network: nn.Module) -> tuple[str, ...]:
-    """The last linear layers, main and auxiliary; of a user's own network the last layer."""
+    """The last linear layers, main and auxiliary; those that a network of one's own names.
+
+    One that names none (`classifier_names`) has its last layer.
+    """
+    if (named := getattr(network, "classifier_names", None)) is not None:
+        return tuple(named)
     if isinstance(network, ImageClassifier):
         return network.classifier_name, *network.auxiliary_classifier_names
     return tuple(_layers(network))[-1:]
@@ -153,21 +158,27 @@ def copy_layers(source: nn.Module, target: nn.Module, init: Init, where: str) ->
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Modules with weights of their own, in the order in which they were made."""
+    """Modules with weights of their own, fixed ones too, in the order in which they were made."""
     return {
         name: module
         for name, module in network.named_modules()
         if next(module.parameters(recurse=False), None) is not None
+        or "weight" in dict(module.named_buffers(recurse=False))  # a batch norm that is fixed
     }
 
 
 def _namesakes(source: nn.Module, target: nn.Module) -> list[tuple[str, str]]:
-    theirs = _layers(target)
-    return [
-        (name, name)
-        for name, layer in _layers(source).items()
-        if name in theirs and _shapes(layer) == _shapes(theirs[name])
-    ]
+    """Layers of one name and shape; where there is none, those of the classifiers in the target.
+
+    So a classifier's layers find their places in a detector: `conv1` is `backbone.body.conv1`.
+    """
+    ours, theirs = _layers(source), _layers(target)
+    found = [(name, name) for name in ours if name in theirs]
+    if not found:
+        inner = [name for name, part in target.named_modules() if isinstance(part, ImageClassifier)]
+        places = ((name, f"{part}.{name}") for part in inner for name in ours)
+        found = [pair for pair in places if pair[1] in theirs]
+    return [pair for pair in found if _shapes(ours[pair[0]]) == _shapes(theirs[pair[1]])]
 
 
 def _ends(
@@ -198,4 +209,5 @@ def _ends(
 
 
 def _shapes(layer: nn.Module) -> list[torch.Size]:
-    return [value.shape for value in layer.state_dict().values()]
+    state = layer.state_dict()
+    return [state[name].shape for name in state if name != "num_batches_tracked"]

@@ -78,7 +78,7 @@ def adopt(spec: Input, source: PictureSet, card: Card, mean_image: Tensor | None
         InputError: no geometry fits both.
     """
     theirs = card.preprocessing
-    size = theirs.size_px if spec.size_px is None else (spec.size_px, spec.size_px)
+    size = both_sides(spec.size_px) or theirs.size_px
     images = source.splits["train"].images
     have = None if images is None else images.shape[1:3]
     asked = spec.resize != "auto" or spec.pad_px is not None or size != theirs.size_px
@@ -90,7 +90,7 @@ def adopt(spec: Input, source: PictureSet, card: Card, mean_image: Tensor | None
     if not asked and alike:
         prepared = theirs
     else:
-        same = spec.model_copy(update={"size_px": size[0]})
+        same = spec.model_copy(update={"size_px": size})
         prepared = _checked({**colors, **_geometry(same, source, None)})
     if mean_image is not None and prepared.size_px != theirs.size_px:
         mean = tuple(mean_image.mean((0, 1)).tolist())
@@ -127,22 +127,26 @@ def _white(spec: Input, source: PictureSet) -> int | None:
 def _geometry(spec: Input, source: PictureSet, takes: Takes | None) -> dict[str, object]:
     images = source.splits["train"].images
     have = None if images is None else images.shape[1:3]  # photographs come in all sizes
-    size = spec.size_px or _size(have, takes)
+    size = both_sides(spec.size_px or _size(have, takes))
+    assert size is not None
     pad = spec.pad_px
     if pad is None:
-        pad = _border(have, size) if spec.resize in ("auto", "none") else 0
-    inner = size - 2 * pad
-    if inner < 1:
-        raise InputError(f"input.pad_px {pad} leaves nothing of input.size_px {size}")
+        pad = _border(have, min(size)) if spec.resize in ("auto", "none") else 0
+    inner = size[0] - 2 * pad, size[1] - 2 * pad
+    if min(inner) < 1:
+        raise InputError(f"input.pad_px {pad} leaves nothing of input.size_px {min(size)}")
     resize = spec.resize
     if resize == "auto":
-        resize = "shorter" if have is None or have == (inner, inner) else "squash"
+        resize = "shorter" if have is None or have == inner else "squash"
     shorter = None
-    if (
-        resize == "shorter"
-    ):  # pictures of the right size stay as they are; others, served later, fit
-        shorter = inner if have == (inner, inner) else round(inner * 256 / 224)
-    return {"size_px": (size, size), "pad_px": pad, "resize": resize, "resize_px": shorter}
+    if resize == "shorter":  # pictures of the right size stay as they are; others, later, fit
+        shorter = max(inner) if have == inner else round(max(inner) * 256 / 224)
+    return {"size_px": size, "pad_px": pad, "resize": resize, "resize_px": shorter}
+
+
+def both_sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of what a recipe says: one number stands for both."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _size(have: tuple[int, int] | None, takes: Takes | None) -> int:

@@ -72,7 +72,7 @@ class Step:
         self.job.here.processes.seed(self.recipe.seed, number)
         for part, share in micro_batches(batch, self.recipe.accumulate, self.job.train.fewest):
             with self.precision:
-                outputs = self.forward(part.images)
+                outputs = self.job.task.run(self.forward, part)
             outcome = self.job.task.loss_of(outputs, part, self.network)
             notes.add(part, outcome)
             outcome.loss.backward(share)

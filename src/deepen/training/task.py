@@ -10,7 +10,7 @@ import base64
 import importlib
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +91,14 @@ class Task:
 
     def see(self, train: Split) -> None:
         """Learn what it must know of the training pictures, before the first step."""
+
+    def run(self, forward: Callable[..., Any], batch: Batch) -> Any:
+        """What the network makes of a batch, in training mode, for `loss_of`.
+
+        Its `forward` may be wrapped (several processes, compiling); one whose losses are a part of
+        it takes the targets here.
+        """
+        return forward(batch.images)
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
         """The loss of what the network made of a batch, in training mode.
