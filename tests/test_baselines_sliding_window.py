@@ -18,6 +18,7 @@ from deepen.baselines.sliding_window import (
     Level,
     SlidingWindow,
     Template,
+    _hardest,
     blocks_of,
     objects,
     pyramid,
@@ -90,6 +91,23 @@ def test_a_windows_score_is_its_crops():
     assert boxes[7].tolist() == [16, 16, 64, 48]
 
 
+def test_hard_negatives_are_the_highest_windows_that_are_not_the_class():
+    image = RNG.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    svm = SVM(RNG.normal(size=3 * 4 * 36).astype(np.float32), 0.0)
+    template = Template((4, 5), (0.5, 1.0), svm)
+    boxes, scores = (
+        torch.cat(p)
+        for p in zip(
+            *(windows(level, template) for level in pyramid(image, [(0.5, 1.0)])), strict=True
+        )
+    )
+    own = boxes[scores.argmax()][None]
+    apart = (box_iou(boxes, own) < 0.3).flatten()
+    expected = scores[apart].sort(descending=True).values[:20]
+    features = _hardest(image, template, own)
+    np.testing.assert_allclose(svm.scores(features), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_levels_are_the_picture_resized():
     image = RNG.integers(0, 256, (96, 128, 3), dtype=np.uint8)
     levels = list(pyramid(image, [(0.5, 1.0), (0.25, 0.5)]))
@@ -113,7 +131,7 @@ def test_a_template_has_the_shape_of_its_boxes():
 
 def test_a_machine_is_scikit_learns_and_its_bias_is_scaled():
     positives, negatives = RNG.normal(1, 1, (30, 4)), RNG.normal(-1, 1, (50, 4))
-    svm = Fit(c=0.1, positive_weight=3.0, bias_scale=10.0, seed=2)(positives, negatives)
+    svm = Fit(c=0.1, positive_weight=3.0, bias_scale=10, seed=2)(positives, negatives)
     machine = LinearSVC(
         C=0.1, loss="hinge", class_weight={1: 3.0}, intercept_scaling=10.0, random_state=2
     ).fit(np.concatenate([positives, negatives]), [1] * 30 + [0] * 50)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class CommonestBoxes:
         for label, own in sorted(relative.items()):
             points = np.stack(own)
             count = min(self.most, len(np.unique(points, axis=0)))
-            clusters = KMeans(count, n_init=1, random_state=self.seed).fit(points)
+            clusters: Any = KMeans(count, random_state=self.seed).fit(points)
             boxes.append(clusters.cluster_centers_)
             scores.append(np.bincount(clusters.labels_, minlength=count) / len(train))
             labels += [label] * count

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Fit(NamedTuple):
 
     c: float = 1e-3
     positive_weight: float = 2.0
-    bias_scale: float = 10.0
+    bias_scale: int = 10
     seed: int = 0
 
     def __call__(self, positives: np.ndarray, negatives: np.ndarray) -> SVM:
@@ -55,7 +55,7 @@ class Fit(NamedTuple):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.svm import LinearSVC
 
-        machine = LinearSVC(
+        machine: Any = LinearSVC(
             C=self.c,
             loss="hinge",
             class_weight={1: self.positive_weight},

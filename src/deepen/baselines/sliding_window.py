@@ -34,7 +34,7 @@ BACKGROUND_IOU = 0.3
 DRAWN, HARDEST = 10, 20
 """Negatives of a picture: drawn to begin with, and at most taken as hard ones."""
 NMS, DETECTIONS = 0.3, 100
-FIT = Fit(c=0.01, positive_weight=1.0, bias_scale=1.0)
+FIT = Fit(c=0.01, positive_weight=1.0, bias_scale=1)
 """Section 4: soft, C = 0.01."""
 
 
@@ -93,9 +93,9 @@ class SlidingWindow:
             self.templates[label] = template = template_of(torch.cat(boxes))
             positives, negatives = [], []
             for image, own in zip(images, boxes, strict=True):
-                positives += [_described(image, own, template, fill)]
+                positives += [_described(image, own, template, fill, mirrored=True)]
                 drawn = _drawn(rng, torch.cat(boxes), own, image.shape)
-                negatives += [_described(image, drawn, template, fill)[: len(drawn)]]
+                negatives += [_described(image, drawn, template, fill)]
 
             def hard(
                 place: int, svm: SVM, template: Template = template, boxes: list[Tensor] = boxes
@@ -216,14 +216,19 @@ def _within(levels: Sequence[Level], template: Template) -> Iterator[Level]:
 
 
 def _described(
-    image: np.ndarray, boxes: Tensor, template: Template, fill: Sequence[float]
+    image: np.ndarray,
+    boxes: Tensor,
+    template: Template,
+    fill: Sequence[float],
+    *,
+    mirrored: bool = False,
 ) -> np.ndarray:
-    """Blocks of boxes (n, 4) warped to the template, then of their mirror images, (2n, d)."""
+    """Blocks of boxes (n, 4) warped to the template, and of their mirror images, (n or 2n, d)."""
     height, width = (side + 2 * CELL_PX for side in template.size_px)
     warped = warp(image, boxes, (height, width), (MARGIN + 1) * CELL_PX, fill)
-    both = [*warped, *warped[:, :, ::-1]]
+    seen = [*warped, *warped[:, :, ::-1]] if mirrored else warped
     # A cell more on each side, dropped: gradients at the edge of a picture are not those within.
-    found = [blocks_of(one)[1:-1, 1:-1].reshape(-1).numpy() for one in both]
+    found = [blocks_of(one)[1:-1, 1:-1].reshape(-1).numpy() for one in seen]
     count = (template.cells[0] - 1) * (template.cells[1] - 1) * A_BLOCK
     return np.stack(found) if found else np.zeros((0, count), np.float32)
 

@@ -1,4 +1,4 @@
-"""Where in a picture something may be: selective search.
+"""Where in a picture something may be: selective search, or a trained region proposal network.
 
 Uijlings, van de Sande, Gevers & Smeulders 2013, "Selective search for object recognition": regions
 of Felzenszwalb & Huttenlocher 2004 are joined, the two most alike first, until one is left; the box
@@ -12,19 +12,28 @@ promising first: x1 y1 x2 y2 of edges in px of the picture.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from deepen.data.augment import Augmentation, geometry_of
+from deepen.data.preprocess import Preprocessing
+from deepen.data.sources import PictureSet, Split, SplitName
+from deepen.detection.faster_rcnn import Detector
+from deepen.files import write_whole
+
 Proposer = Callable[[np.ndarray], Tensor]
 Measure = Literal["colour", "texture", "size", "fill"]
 
+TRUTH = ("boxes", "labels", "difficult", "crowd")
 COLOUR_BINS, TEXTURE_BINS, DIRECTIONS = 25, 10, 8
 STEEPEST = 1 / np.sqrt(2 * np.pi)
 """What a step from 0 to 1 makes of a Gaussian derivative of sigma 1: no response is greater."""
@@ -92,6 +101,36 @@ class SelectiveSearch:
         boxes = torch.from_numpy(boxes[np.sort(kept)[: self.most]]).float()
         down, across = (image.shape[axis] / small.shape[axis] for axis in (0, 1))
         return boxes * torch.tensor([across, down, across, down])
+
+
+class RegionProposals:
+    """What a trained Faster R-CNN proposes, in selective search's place.
+
+    Args:
+        detector: with a region proposal network; its weights are shared, not changed.
+        preprocessing: that it was trained with.
+    """
+
+    def __init__(self, detector: Detector, preprocessing: Preprocessing) -> None:
+        assert detector.rpn is not None
+        alone = Detector(
+            detector.backbone, detector.rpn, None, detector.num_classes, detector.settings
+        )
+        self.network, self.preprocessing = alone.eval(), preprocessing
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        """Boxes of a picture, uint8 (H, W, 3), float32 (n, 4), the likelier first."""
+        from PIL import Image
+
+        fitted = self.preprocessing.fit(Image.fromarray(image))
+        device = next(self.network.parameters()).device
+        seen = self.preprocessing.normalize(torch.from_numpy(fitted)[None].to(device))
+        with torch.no_grad():
+            (found,) = self.network(seen)
+        size, plain = (image.shape[1], image.shape[0]), Augmentation()
+        geometry = geometry_of(plain, self.preprocessing, [size], torch.zeros(1, plain.draws))
+        corners = geometry.source_points(0, found["boxes"].cpu().view(-1, 2, 2))
+        return corners.view(-1, 4).float().clamp(min=0).minimum(torch.tensor([*size, *size]))
 
 
 class Regions(NamedTuple):
@@ -217,6 +256,51 @@ def recall(found: Sequence[Tensor], truth: Sequence[Tensor], iou: float = 0.5) -
     return sum(hits) / max(1, sum(map(len, truth)))
 
 
+def propose(split: Split, proposer: Proposer, file: Path | None = None) -> list[Tensor]:
+    """Proposals of each picture of a split, (n, 4) each.
+
+    Args:
+        split: of pictures.
+        proposer: of boxes.
+        file: where they are kept; what lies there already is of these very pictures and proposer.
+
+    Raises:
+        PictureError: one cannot be decoded.
+        WorkError: the file could not be written.
+    """
+    if file is not None and file.is_file():
+        kept = safetensors.torch.load(file.read_bytes())
+        return list(kept["boxes"].split(kept["counts"].tolist()))
+    found = [proposer(np.asarray(split.picture(place, 3))) for place in range(len(split))]
+    if file is not None:
+        counts = torch.tensor([len(boxes) for boxes in found])
+        write_whole(file, safetensors.torch.save({"boxes": torch.cat(found), "counts": counts}))
+    return found
+
+
+def with_proposals(
+    source: PictureSet, proposals: Mapping[SplitName, Sequence[Tensor]]
+) -> PictureSet:
+    """Pictures whose targets have `proposals` (n, 4) too, as Fast R-CNN wants them; masks are gone.
+
+    Args:
+        source: pictures with boxes.
+        proposals: of each split that is wanted, of each of its pictures.
+    """
+    splits = {}
+    for name, given in proposals.items():
+        targets = source.splits[name].targets
+        assert targets is not None
+        splits[name] = replace(
+            source.splits[name],
+            targets=tuple(
+                {**{key: target[key] for key in TRUTH if key in target}, "proposals": boxes.numpy()}
+                for target, boxes in zip(targets, given, strict=True)
+            ),
+        )
+    return replace(source, splits=splits)
+
+
 def _at_width(image: np.ndarray, width_px: int) -> np.ndarray:
     from PIL import Image
 
@@ -243,7 +327,8 @@ def _responses(pixels: np.ndarray) -> np.ndarray:
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
     found = []
     for channel in np.moveaxis(pixels, -1, 0):
-        down, across = (gaussian_filter(channel, 1.0, order) for order in ((1, 0), (0, 1)))
+        derivative: Any = partial(gaussian_filter, channel, 1.0)
+        down, across = derivative(order=(1, 0)), derivative(order=(0, 1))
         found += [np.maximum(np.cos(a) * across + np.sin(a) * down, 0) for a in angles]
     return np.stack(found) / STEEPEST
 

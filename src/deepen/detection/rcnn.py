@@ -221,9 +221,8 @@ class RCNN:
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for label, machine in self.machines.items():
             scores = torch.from_numpy(machine.scores(scored))
-            sure = (scores > HARD).nonzero().flatten()
-            boxes = self._placed(label, proposals[sure], placed[sure.numpy()])
-            parts.append((boxes, scores[sure], torch.full((len(sure),), label)))
+            boxes = self._placed(label, proposals, placed)
+            parts.append((boxes, scores, torch.full((len(boxes),), label)))
         boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
         height, width = image.shape[:2]
         boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
