@@ -396,6 +396,7 @@ def test_each_kind_of_error_by_hand(kind, found, truth, ap, mended):
     (mistake,) = errors.mistakes
     assert mistake.kind == kind
     assert (mistake.detection is None) == (kind == "missed")
+    assert (mistake.object is None) == (kind == "background")
 
 
 def test_of_several_at_one_object_the_surest_is_mended():
