@@ -69,7 +69,7 @@ class WorstMistake(BaseModel):
         key: the picture's own.
         kind: see `deepen.evaluation.detection_errors`.
         predicted: what was said, with `score` and `box`; None of a missed object.
-        true: the class of the object that it is a mistake about, with `true_box`; None where it overlaps none.
+        true: the class of the object that it is a mistake about, with `true_box`; None of none.
         overlap: of both boxes; None where there is but one.
     """
 
