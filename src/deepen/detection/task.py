@@ -13,9 +13,10 @@ from deepen.data.decode import PictureError
 from deepen.data.geometry import Geometry
 from deepen.data.loader import Batch
 from deepen.data.sources import Split
+from deepen.detection.mistakes import draw_worst
 from deepen.errors import InputError
 from deepen.evaluation.boxes import Detections
-from deepen.evaluation.coco import run_lengths, score_boxes, score_masks
+from deepen.evaluation.coco import need, run_lengths, score_boxes, score_masks
 from deepen.evaluation.detection import score_detections
 from deepen.training.progress import Row
 from deepen.training.request import Here
@@ -77,8 +78,10 @@ class Detection(Task):
         """See that there are boxes.
 
         Raises:
-            InputError: the pictures have none at all, or only a class each.
+            InputError: the pictures have none at all, or only a class each; or what scores boxes
+                is not installed.
         """
+        need()
         if train.targets is None or "boxes" not in next(iter(train.targets), {}):
             raise InputError("task detection: these pictures have classes, but no boxes")
         if not any(len(target["boxes"]) for target in train.targets):
@@ -205,7 +208,11 @@ class Detection(Task):
             num_skipped=len(found.bad),
         )
         card = {name: value for name, value in self.scores(found).items() if value is not None}
-        return Examined(scores, card, {"detections.json": self._listed(found, split)})
+        files: dict[str, bytes | list[Any]] = {
+            "detections.json": self._listed(found, split),
+            "worst.json": draw_worst(scores.worst, split, found.indices.tolist()),
+        }
+        return Examined(scores, card, files)
 
     def _listed(self, found: FoundInSplit, split: Split) -> list[dict[str, Any]]:
         """What was found, for detections.json."""
