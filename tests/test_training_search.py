@@ -15,6 +15,7 @@ import pytest
 
 from deepen import api
 from deepen.errors import InputError, Interrupted
+from deepen.evaluation.intervals import interval
 from deepen.training import search as search_module
 from deepen.training.plan import settle
 from deepen.training.progress import Silent
@@ -75,6 +76,7 @@ def test_a_search_ends_with_a_test_and_a_report(whole):
     scored = [path.parent for path in folder.glob("trials/*/scores.json")]
     assert scored == [Path(best.run)]
     assert whole.trained.split == "test"
+    assert whole.found.interval == interval(best.top1, 200)  # of the pictures held out
     weights = (scored[0] / "best.safetensors").read_bytes()
     assert (folder / "best.safetensors").read_bytes() == weights
     again = api.evaluate(folder / "best.safetensors")

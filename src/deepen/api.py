@@ -269,7 +269,7 @@ class Checked(NamedTuple):
 
     Attributes:
         scores: measured.
-        error: 100 - top-1, in %.
+        error: 100 - top-1, in %, as papers state it.
         stated: the same as its author or its card says it; None where nobody does.
         notes: what was taken for granted.
     """

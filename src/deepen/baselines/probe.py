@@ -16,6 +16,7 @@ from deepen.data.loader import Batches
 from deepen.data.sources import PictureSet, SplitName
 from deepen.errors import InputError
 from deepen.evaluation.features import Features, extract_features
+from deepen.evaluation.intervals import Interval, interval
 from deepen.weights import Loaded
 
 Kind = Literal["logistic", "svm"]
@@ -49,6 +50,11 @@ class Probe(NamedTuple):
     num_samples: int
     protocol: str
     bad: tuple[PictureError, ...]
+
+    @property
+    def interval(self) -> Interval:
+        """Of the accuracy that is reported."""
+        return interval(self.top1, self.num_samples)
 
 
 def probe(

@@ -29,16 +29,19 @@ def search(words: Words, as_json: JSON = False) -> None:
     if as_json:
         scores = None if trained is None else trained.scores.model_dump()
         rows = [trial._asdict() for trial in searched.found.trials]
-        print_json({"folder": str(searched.folder), "trials": rows, "scores": scores})
+        reached = None if (found := searched.found.interval) is None else found._asdict()
+        told = {"folder": str(searched.folder), "trials": rows, "validation": reached}
+        print_json({**told, "scores": scores})
         return
     if best is None or trained is None:
         say(f"{searched.found.running} trials of other processes are still under way")
         return
     settings = ", ".join(f"{key} {value:g}" for key, value in best.values.items())
     say(f"best    trial {best.number}: {settings}")
-    figure, value = searched.found.figure, best.top1 or 0
-    reached = f"error {100 - 100 * value:.2f}%" if figure == "top-1" else f"{figure} {value:.4f}"
-    say(f"        validation {reached}")
+    reached = f"{searched.found.figure} {best.top1 or 0:.4f}"
+    if (found := searched.found.interval) is not None:
+        reached = f"accuracy {found.in_words}"
+    say(f"        validation {reached}, the best of {len(searched.found.trials)}: optimistic")
     scores = trained.scores
     say(f"{trained.split} {scores.headline}  ({scores.protocol})")
     say(f"report  {searched.folder / 'report.html'}")

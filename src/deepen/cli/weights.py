@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from deepen.cli.console import print_columns, print_json, say
 from deepen.errors import InputError
 
 if TYPE_CHECKING:
+    from deepen.evaluation.intervals import Interval
     from deepen.weights.convert import Contents
     from deepen.weights.file import Card
 
@@ -158,16 +160,20 @@ def check(
     )
     off = None if found.stated is None else abs(found.error - found.stated)
     if as_json:
-        scores = {"top1": found.scores.top1, "top5": found.scores.top5, "loss": found.scores.loss}
+        names = ("num_samples", "top1", "top1_interval", "top5", "loss", "protocol")
+        scores = found.scores.model_dump(include={*names})
         told = {"stated_error": found.stated, "error": found.error, **scores}
-        print_json({"path": str(file), **told, "protocol": found.scores.protocol})
+        print_json({"path": str(file), **told})
     else:
         say(found.scores.protocol)
         for line in found.notes:
             say(line)
-        beside = "; nothing is stated" if off is None else f"; stated {found.stated:.2f}%"
-        words = "" if off is None or off <= within else f": off by {off:.2f} points"
-        say(f"top-1 error {found.error:.2f}%{beside}{words}")
+        if off is None:
+            say(f"{found.scores.headline}; nothing is stated")
+        else:
+            words = "" if off <= within else f": off by {off:.2f} points"
+            error = found.scores.interval.complement.in_words
+            say(f"top-1 error {error}; stated {found.stated:.2f}%{words}")
     if off is not None and off > within:
         raise typer.Exit(1)
 
@@ -237,6 +243,7 @@ def _print_card(card: Card) -> None:
         "mean, std": "of each pixel" if pictures.mean_image else f"{pictures.mean}, {pictures.std}",
         "trained on": card.data,
         "score": ", ".join(f"{name} {value:.4f}" for name, value in card.score.items()),
+        "accuracy": "" if (found := _accuracy(card)) is None else found.in_words,
         "protocol": card.protocol,
         "source": card.source,
         "made": f"{card.created} by deepen {card.deepen_version}",
@@ -246,10 +253,22 @@ def _print_card(card: Card) -> None:
             say(f"  {name:10}  {value}")
 
 
+def _accuracy(card: Card) -> Interval | None:
+    """What the card's top-1 is worth, by the pictures that its protocol counts."""
+    from deepen.evaluation.intervals import interval
+
+    counted = re.search(r", ([\d,]+) pictures?, ", card.protocol)
+    if "top1" not in card.score or counted is None:
+        return None
+    return interval(card.score["top1"], int(counted[1].replace(",", "")))
+
+
 def _document(file: Path, found: Contents) -> dict[str, Any]:
+    accuracy = None if found.card is None else _accuracy(found.card)
     return {
         "path": str(file),
-        "card": None if found.card is None else found.card.model_dump(mode="json"),
+        "card": None if (card := found.card) is None else card.model_dump(mode="json"),
+        "accuracy": accuracy and accuracy._asdict(),
         "torchvision": found.torchvisions or None,
         "fits": list(dict.fromkeys(model for each in found.fits.values() for model in each)),
         "by_order": found.by_order,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
+from deepen.evaluation.intervals import Interval, interval
 from deepen.training.build import build
 from deepen.training.environment import Began, write_environment
 from deepen.training.loop import fit
@@ -89,6 +90,7 @@ class Found(NamedTuple):
         importances: share of each key in what the trials' top-1 differs by; empty where too few.
         running: trials of other processes that have not ended yet.
         figure: what `top1` is where epochs are chosen by something else.
+        pictures: how many validation pictures judge.
     """
 
     trials: tuple[Tried, ...]
@@ -96,6 +98,14 @@ class Found(NamedTuple):
     importances: dict[str, float]
     running: int
     figure: str = "top-1"
+    pictures: int = 0
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the best trial's accuracy on the validation pictures; too high, as it is the best."""
+        if self.best is None or self.best.top1 is None or self.figure != "top-1":
+            return None
+        return interval(self.best.top1, self.pictures)
 
     def document(self, order: Order, tested: int) -> dict[str, Any]:
         """search.json, which the report draws; `tested`: how often test pictures were scored."""
@@ -389,7 +399,8 @@ def _found(study: Study, order: Order) -> Found:
     best = max(whole, key=lambda t: (t.top1, -(t.loss or 0.0), -t.number), default=None)
     running = sum(t.state == "running" for t in tried)
     figure = task_of(order.plan.recipe, order.plan.source.classes).figure
-    return Found(tried, best, _importances(study, whole), running, figure)
+    pictures = len(order.plan.source.splits["val"])
+    return Found(tried, best, _importances(study, whole), running, figure, pictures)
 
 
 def _run(trial: FrozenTrial, folder: Path) -> str:
