@@ -17,6 +17,7 @@ from deepen.data.sources import PictureSet, open_source
 from deepen.data.tags import tags_of
 from deepen.deployment.pictures import Source, find_pictures
 from deepen.deployment.predictor import Prediction, Predictor
+from deepen.display import Part, displayed
 from deepen.errors import InputError
 from deepen.evaluation.metrics import Scores
 from deepen.files import write_whole
@@ -48,12 +49,21 @@ from deepen.weights import load_weights, save_weights
 from deepen.weights.convert import has_card, load_foreign
 
 
+@displayed
 class Trained(NamedTuple):
     """A finished run: its folder, the split that it is reported on, and the scores there."""
 
     run: Path
     split: str
     scores: Any
+
+    def display(self) -> list[Part]:
+        """What it shows of itself."""
+        return [
+            f"{self.split} {self.scores.headline}  ({self.scores.protocol})",
+            f"report  {self.run / 'report.html'}",
+            f"next    deepen predict {self.run / 'best.safetensors'} PICTURE...",
+        ]
 
 
 @takes(Training)
@@ -150,6 +160,7 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     return trained
 
 
+@displayed
 class Searched(NamedTuple):
     """A search that ended: its folder, what was found, and the best trial's scores.
 
@@ -159,6 +170,25 @@ class Searched(NamedTuple):
     folder: Path
     found: Found
     trained: Trained | None
+
+    def display(self) -> list[Part]:
+        """What it shows of itself."""
+        best, trained = self.found.best, self.trained
+        if best is None or trained is None:
+            return [f"{self.found.running} trials of other processes are still under way"]
+        settings = ", ".join(
+            f"{key} {value if isinstance(value, str) else f'{value:g}'}"
+            for key, value in best.values.items()
+        )
+        reached = f"{self.found.figure} {best.top1 or 0:.4f}"
+        if (found := self.found.interval) is not None:
+            reached = f"accuracy {found.in_words}"
+        return [
+            f"best    trial {best.number}: {settings}",
+            f"        validation {reached}, the best of {len(self.found.trials)}: optimistic",
+            trained.display()[0],
+            f"report  {self.folder / 'report.html'}",
+        ]
 
 
 @takes(Searching)

@@ -25,6 +25,7 @@ from torch import Tensor
 from deepen.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from deepen.data.decode import PictureError
 from deepen.data.sources import Split, SplitName
+from deepen.display import Part, Table, displayed
 from deepen.errors import InputError
 from deepen.evaluation import ensembles
 from deepen.evaluation.calibration import fit_temperature
@@ -159,6 +160,7 @@ def _see(asked: Assessing, loaded: Loaded, scored: Scored) -> Seen:
     )
 
 
+@displayed
 class Comparison(NamedTuple):
     """Several networks on the same pictures.
 
@@ -183,6 +185,27 @@ class Comparison(NamedTuple):
     chosen: list[int]
     chosen_scores: Scores | None
     disagreements: list[tuple[str, str, list[str]]]
+
+    def display(self) -> list[Part]:
+        """What it shows of itself: each, all together, and how each two differ."""
+        rows = [*zip(self.names, self.scores, strict=True)]
+        rows += [("all together", self.together)] if self.together is not None else []
+        cells = []
+        for name, scores in rows:
+            _, low, high, n = scores.interval
+            reach = f"{100 * low:.1f} to {100 * high:.1f}%"
+            shares = f"{100 * scores.top1:.2f}%", reach, f"{n:,}", f"{scores.loss:.4f}"
+            cells.append((name, *shares))
+        header = ("weights", "accuracy", "95% interval", "pictures", "loss")
+        return [
+            self.scores[0].protocol,
+            Table(header, cells),
+            *(
+                f"{self.names[j]} against {self.names[i]}: {pair.in_words}"
+                for (i, j), pair in self.pairs.items()
+            ),
+            f"they disagree on {len(self.disagreements):,} pictures",
+        ]
 
 
 def compare_weights(

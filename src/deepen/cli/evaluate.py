@@ -16,7 +16,6 @@ from deepen.training.request import Assessing
 if TYPE_CHECKING:
     from deepen.assessment import Comparison, Robustness
     from deepen.evaluation.metrics import Scores
-    from deepen.evaluation.paired import Paired
     from deepen.evaluation.tags import TagScores
 
 EXAMPLE = (
@@ -179,7 +178,7 @@ def _print_comparison(found: Comparison) -> None:
     print_columns(("weights", "accuracy", "95% interval", "pictures", "loss"), rows)
     say()
     for (i, j), pair in found.pairs.items():
-        say(f"{found.names[j]} against {found.names[i]}: {_in_words(pair)}")
+        say(f"{found.names[j]} against {found.names[i]}: {pair.in_words}")
     if found.ensemble is not None:
         say()
         lost = [
@@ -204,15 +203,6 @@ def _row(name: str, scores: Scores) -> tuple[str, ...]:
     _, low, high, n = scores.interval
     reach = f"{100 * low:.1f} to {100 * high:.1f}%"
     return name, f"{100 * scores.top1:.2f}%", reach, f"{n:,}", f"{scores.loss:.4f}"
-
-
-def _in_words(pair: Paired) -> str:
-    verdict = "shown" if pair.shown else "not shown"
-    return (
-        f"{100 * pair.difference:+.2f} points (95% interval {100 * pair.low:+.2f} to "
-        f"{100 * pair.high:+.2f}); right alone on {pair.only_second:,} and {pair.only_first:,}, "
-        f"exact McNemar p {pair.p:.2g}: {verdict}; {100 * pair.smallest:.2f} points would be"
-    )
 
 
 def _document(found: Comparison) -> dict[str, Any]:

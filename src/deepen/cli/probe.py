@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import print_json, say
+from deepen.cli.console import print_json, print_parts
 from deepen.cli.options import JSON, LABELLED, WEIGHTS, Words, asks
 from deepen.training.request import Probing
 
@@ -34,6 +34,4 @@ def probe(words: Words, as_json: JSON = False) -> None:
         told = {"top1_interval": found.interval[1:3], "bad": [str(each) for each in found.bad]}
         print_json(found._asdict() | told)
         return
-    say(f"{found.split} accuracy {found.interval.in_words}  ({found.protocol})")
-    chosen = f"C {found.c:g}, validation accuracy {100 * found.validation_top1:.2f}%"
-    say(f"{found.num_features} features; {chosen}")
+    print_parts(found.display())

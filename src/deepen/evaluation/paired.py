@@ -40,6 +40,16 @@ class Paired(NamedTuple):
     smallest: float
 
     @property
+    def in_words(self) -> str:
+        """The difference with its interval, the test, and what would be shown."""
+        return (
+            f"{100 * self.difference:+.2f} points (95% interval {100 * self.low:+.2f} to "
+            f"{100 * self.high:+.2f}); right alone on {self.only_second:,} and "
+            f"{self.only_first:,}, exact McNemar p {self.p:.2g}: "
+            f"{'shown' if self.shown else 'not shown'}; {100 * self.smallest:.2f} points would be"
+        )
+
+    @property
     def shown(self) -> bool:
         """Whether that one of them is better is shown, at 5%."""
         return self.p < SIGNIFICANT
