@@ -112,7 +112,8 @@ def _see(asked: Assessing, loaded: Loaded, scored: Scored) -> Seen:
     card = loaded.card
     place = _label_map(scored, card.classes, asked.weights)
     looks = Looks(asked.crops, asked.scales, asked.averaging, asked.border)
-    plain = with_geometry(card.preprocessing, asked.shorter_side, asked.interpolation)
+    own, way = card.preprocessing, asked.interpolation
+    plain = with_geometry(own, asked.shorter_side, way, asked.crop_fraction)
     network = loaded.model.to(asked.place)
     parts: list[Predictions] = []
     for name in scored.splits:

@@ -93,8 +93,8 @@ def legend(study: Study, results: Results) -> str:
     if not any(map(results.pictures, study.measures)):
         return f"{words}."
     return (
-        f"{words}; in brackets where the mean over all seeds and pictures lies with 95% confidence, "
-        "and the deviation that so many pictures alone would bring about."
+        f"{words}; in brackets where the mean over all seeds and pictures lies with 95% "
+        "confidence, and the deviation that so many pictures alone would bring about."
     )
 
 
