@@ -472,6 +472,24 @@ def test_unknown_words(word, words):
     assert str(caught.value).startswith(words)
 
 
+def test_a_folder_that_is_not_there_gets_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Photos" / "ants").mkdir(parents=True)
+    (tmp_path / "photo.txt").write_text("no folder")
+    told = {
+        "photoz": "unknown data set or folder 'photoz'; nearest: Photos",
+        "Phots/ants": "Phots/ants: no such folder; nearest: Photos",
+        "Photos/ant": f"Photos/ant: no such folder; nearest: {Path('Photos/ants')}",
+        str(tmp_path / "photo"): f"{tmp_path / 'photo'}: no such folder; "
+        f"nearest: {tmp_path / 'Photos'}",
+        "far/away": "far/away: no such folder",
+    }
+    for word, words in told.items():
+        with pytest.raises(InputError) as caught:
+            open_source(word)
+        assert str(caught.value) == words
+
+
 def test_a_file_is_no_folder(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"")

@@ -239,6 +239,7 @@ def test_other_searches_and_data_are_refused(whole, tmp_path):
         )
     with pytest.raises(InputError, match="--storage: cannot be opened"):
         api.search("digits", **WORDS, storage="nonsense://x", output=tmp_path / "b")
+    assert not list(tmp_path.iterdir())  # nothing is begun that cannot go on
 
 
 def test_a_shared_storage_holds_one_search_under_a_name(tmp_path):
@@ -250,6 +251,7 @@ def test_a_shared_storage_holds_one_search_under_a_name(tmp_path):
     other = {**words, "changes": {**TINY, "batch_size": 64}}
     with pytest.raises(InputError, match=r"--study-name mine: .* batch_size is 128, not 64"):
         api.search("digits", **other, trials=1, output=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_hopeless_trial_is_pruned_and_a_diverged_one_is_the_worst(tmp_path):

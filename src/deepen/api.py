@@ -214,6 +214,8 @@ def _search(asked: Searching, held: ExitStack) -> Searched:
         note_place(begun, plan)
     else:
         plan = tuned(settle(asked, asked), asked)
+        space, _ = space_of(plan.recipe)
+        searching.check(Order(plan, space, asked.pruner, Path(), asked.storage, asked.study))
         stem = f"{_stem(plan.data)}-{plan.model}-search"
         folder = Run.create(asked.output, stem).path
         held.enter_context(_alone(asked, folder, "--output"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -144,18 +145,31 @@ def _spans(space: dict[str, Span]) -> str:
     return "; ".join(words)
 
 
+def check(order: Order) -> None:
+    """See, before the folder is made, that the search can begin.
+
+    Raises:
+        InputError: no validation pictures, optuna is missing, or the storage cannot be opened, or
+            holds another search.
+    """
+    if "val" not in order.plan.source.splits:
+        raise InputError("deepen search chooses on validation pictures, and there are none")
+    if order.storage is None:
+        _optuna()
+    else:
+        _open(order)
+
+
 def search(order: Order, trials: int, here: Here) -> Found:
     """Run trials until so many have finished (pruned ones count), and hand back what was found.
 
     The first tries the recipe as it stands, where that lies within the space.
 
     Raises:
-        InputError: no validation pictures, optuna is missing, or the storage holds something else.
+        InputError: optuna is missing, or the storage holds something else.
         WorkError: the storage or a file could not be written.
         Interrupted, Preempted: the trial under way is done again when the search goes on.
     """
-    if "val" not in order.plan.source.splits:
-        raise InputError("deepen search chooses on validation pictures, and there are none")
     study = _open(order)
     if order.storage is None:
         for trial in _in_state(study, "RUNNING", "WAITING"):  # of versions that wrote them early
@@ -273,11 +287,10 @@ def _open(order: Order) -> Study:
     Raises:
         InputError: optuna is missing, the storage cannot be opened, or holds another search.
     """
-    try:
-        import optuna
-        from optuna.exceptions import ExperimentalWarning
-    except ImportError as error:
-        raise InputError("deepen search needs optuna: pip install 'deepen[search]'") from error
+    _optuna()
+    import optuna
+    from optuna.exceptions import ExperimentalWarning
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     beat = None if order.storage is None else HEARTBEAT_S
     url = order.storage or f"sqlite:///{(order.folder / 'search.db').resolve().as_posix()}"
@@ -305,6 +318,11 @@ def _open(order: Order) -> Study:
     if "identity" not in study.user_attrs:
         study.set_user_attr("identity", identity)
     return study
+
+
+def _optuna() -> None:
+    if find_spec("optuna") is None:
+        raise InputError("deepen search needs optuna: pip install 'deepen[search]'")
 
 
 def _pruner(order: Order) -> Any:
