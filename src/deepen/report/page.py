@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
-from jinja2 import Environment, StrictUndefined, Template, UndefinedError
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, UndefinedError
 from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ValidationError
@@ -148,7 +148,7 @@ def write_report(run: Path) -> Path:
             searched = search_charts(found)
     timing = _timing(rows)
     with _reading(run):
-        page = _template().render(
+        page = template("report.html.j2").render(
             name=run.resolve().name,
             subject=Path(data["name"].partition("?tags=")[0]).name
             or Path(data.get("root") or ".").name
@@ -188,13 +188,16 @@ def write_report(run: Path) -> Path:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this room, with its filters and what it includes."""
+    files = resources.files("deepen.report")
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
+        loader=FunctionLoader(lambda part: files.joinpath(part).read_text("utf-8")),
     )
     environment.filters |= {
         "percent": _percent,
@@ -203,8 +206,7 @@ def _template() -> Template:
         "day": _day,
         "quote": shlex.quote,
     }
-    source = resources.files("deepen.report").joinpath("report.html.j2")
-    return environment.from_string(source.read_text("utf-8"))
+    return environment.get_template(name)
 
 
 # Numbers in words
@@ -359,9 +361,14 @@ def _mistakes(path: Path) -> list[dict[str, Any]]:
     with _reading(path):
         found = [_checked(path, each, Mistake).model_dump() for each in read_json(path)]
         for mistake in found:
-            header = base64.b64decode(mistake["png"][:32])  # 24 bytes; IHDR's chunk starts at 8
-            mistake["small"] = max(int.from_bytes(header[i : i + 4]) for i in (16, 20)) <= 64
+            mistake["small"] = is_small(mistake["png"])
     return found
+
+
+def is_small(png: str) -> bool:
+    """Whether a PNG in base64 is to be enlarged without smoothing."""
+    header = base64.b64decode(png[:32])  # 24 bytes; IHDR's chunk starts at 8
+    return max(int.from_bytes(header[i : i + 4]) for i in (16, 20)) <= 64
 
 
 # Pictures

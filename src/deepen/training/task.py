@@ -313,14 +313,14 @@ def _mistakes(
             "true": classes[int(found.labels[i])],
             "predicted": classes[int(predicted[i])],
             "confidence": confidence[i].item(),
-            "png": _small_png(split, index),
+            "png": small_png(split, index),
         }
         for i in order.tolist()
     ]
 
 
-def _small_png(split: Split, index: int) -> str:
-    """At most MISTAKE_PX a side, base64."""
+def small_png(split: Split, index: int) -> str:
+    """A picture as a PNG of at most MISTAKE_PX a side, base64."""
     image = split.picture(index, 3)
     image.thumbnail((MISTAKE_PX, MISTAKE_PX))
     data = io.BytesIO()
