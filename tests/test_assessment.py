@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from itertools import combinations
 from pathlib import Path
@@ -257,9 +259,26 @@ def test_the_words_of_the_command(trained, tmp_path):
     assert "hierarchical error" in out
 
 
+def test_the_page_shows_the_pictures_that_they_disagree_on(trained, tmp_path):
+    target = tmp_path / "compared.html"
+    status, out = run(*trained, "--data", "digits", "--page", target)
+    assert status == 0, out
+    assert str(target) in out
+    found = assessment.compare_weights(trained, asked(trained[0]), pictures=60)
+    page = target.read_text("utf-8")
+    assert page.count("<img") == min(60, len(found.disagreements))
+    test = deepen.data.sources.open_source("digits").splits["test"]
+    for one in found.disagreements[:3]:
+        assert one.png is not None
+        assert f"base64,{one.png}" in page
+        shown = Image.open(io.BytesIO(base64.b64decode(one.png)))
+        assert shown.tobytes() == test.picture(list(test.keys).index(one.key), 3).tobytes()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--page", "page.html"], "--page: goes with two"),
         (["--ensemble"], "--ensemble: goes with two"),
         (["--baseline", "x.safetensors"], "--baseline: goes with --corruptions"),
         (["--scales", "big"], "--scales big"),
@@ -270,3 +289,11 @@ def test_words_that_do_not_go_together(trained, words, said):
     status, out = run(trained[0], "digits", *words)
     assert status != 0
     assert said in out
+
+
+@pytest.mark.parametrize("page", ["page.pdf", "none/page.html"])
+def test_a_page_that_cannot_be_is_said_at_once(trained, page, monkeypatch):
+    monkeypatch.setattr(assessment, "see", None)
+    status, out = run(*trained, "--data", "digits", "--page", page)
+    assert status != 0
+    assert f"--page {page}" in out

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from deepen.locks import hold
 from deepen.report.page import write_report
 from deepen.training import pictures
 from deepen.training import search as searching
-from deepen.training.build import Job, batches, build, num_workers, protocol
+from deepen.training.build import Job, batches, build, num_workers, protocol, views
 from deepen.training.distributed import ALONE_TIMEOUT_S, join
 from deepen.training.environment import Began, write_environment
 from deepen.training.loop import fit
@@ -43,6 +44,7 @@ from deepen.training.run import Run
 from deepen.training.scored import open_to_probe, split_names
 from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
+from deepen.training.task import Pictures
 from deepen.training.tuning import tuned
 from deepen.weights import load_weights, save_weights
 from deepen.weights.convert import has_card, load_foreign
@@ -131,6 +133,12 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     trained = Trained(run.path, split, examined.scores)
     if loaded is None:
         return trained
+    splits = plan.source.splits
+    if split != "train":
+        seen = Pictures(
+            splits[split], splits["train"], partial(views, plan, job.here), job.here.place
+        )
+        job.task.explain(examined, job.network, seen)
     for error in found.bad:
         if error.path not in state.bad:
             state.bad[error.path] = error.reason
