@@ -233,6 +233,29 @@ def test_a_temperature_is_kept_in_the_card(trained, tmp_path):
     assert min(losses, key=lambda t: losses[t]) == temperature
 
 
+def test_one_call_each_in_python(trained, tmp_path):
+    """They find what the words of the command find."""
+    page = tmp_path / "page.html"
+    words = {"data": "digits", "crops": "10", "border": 2}
+    found = deepen.compare_weights(trained[:2], **words, ensemble=True, page=page)
+    status, out = run(*trained[:2], "--crops", 10, "--border", 2, "--ensemble", "--json")
+    assert status == 0, out
+    told = json.loads(out)
+    assert [scores.model_dump(mode="json") for scores in found.scores] == told["scores"]
+    assert found.together is not None
+    assert found.together.top1 == told["ensemble"]["scores"]["top1"]
+    assert page.is_file()
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(trained[0].read_bytes())
+    assert deepen.calibrate(file, "digits") == load_weights(file).card.temperature
+    robust = deepen.corrupted(file, "digits", pictures=20, baseline=trained[1])
+    asked_for = asked(file)
+    same = assessment.corrupted(asked_for, most=20, baseline=trained[1])
+    assert (robust.errors, robust.baseline) == (same.errors, same.baseline)
+    with pytest.raises(InputError, match="name the weights"):
+        deepen.compare_weights([], "digits")
+
+
 def run(*words: object) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["evaluate", *map(str, words)])
     return done.exit_code, done.output + str(done.exception or "")

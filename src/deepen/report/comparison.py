@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,38 +22,35 @@ def write_comparison(page: Path, found: Comparison) -> None:
         InputError: `page` is a folder or a device.
         WorkError: it could not be written.
     """
-    names = short_names(found.names)
+    marks = [_mark(i) for i in range(len(found.names))]
+    named = zip(marks, short_names(found.names), found.names, found.scores, strict=True)
     rows = [
-        {"name": name, "file": file, "scores": scores}
-        for name, file, scores in zip(names, found.names, found.scores, strict=True)
+        {"mark": mark, "name": name, "file": file, "scores": scores}
+        for mark, name, file, scores in named
     ]
+    chosen = [marks[i] for i in found.chosen]
     combined = []
     if found.together is not None:
         combined.append({"name": "all together", "scores": found.together})
     if found.chosen_scores is not None:
-        combined.append({"name": "chosen on validation pictures", "scores": found.chosen_scores})
+        combined.append({"name": f"chosen: {', '.join(chosen)}", "scores": found.chosen_scores})
     content = template("comparison.html.j2").render(
-        title=f"{len(names)} networks side by side",
+        title=f"{len(marks)} networks side by side",
         rows=rows,
         combined=combined,
         same_protocol=len({scores.protocol for scores in found.scores}) == 1,
         pairs=[
-            {"first": names[i], "second": names[j], "pair": pair}
+            {"first": marks[i], "second": marks[j], "pair": pair}
             for (i, j), pair in found.pairs.items()
         ],
-        members=_members(names, found),
+        members=_members(marks, found),
         correlation=[] if found.ensemble is None else found.ensemble.correlation.tolist(),
-        chosen=[names[i] for i in found.chosen],
+        chosen=chosen,
         diagrams=[
-            {
-                "name": name,
-                "scores": scores,
-                "svg": diagram(f"Reliability of {name}", bins),
-                "bins": bins,
-            }
-            for name, scores, bins in zip(names, found.scores, found.reliability, strict=True)
+            {**row, "svg": diagram(f"Reliability of {row['mark']}", bins), "bins": bins}
+            for row, bins in zip(rows, found.reliability, strict=True)
         ],
-        shots=[_shot(names, one) for one in found.disagreements if one.png is not None],
+        shots=[_shot(marks, one) for one in found.disagreements if one.png is not None],
         disagreements=len(found.disagreements),
     )
     write_whole(page, content)
@@ -73,17 +71,22 @@ def short_names(files: Sequence[str]) -> list[str]:
     return short if len({*short, ""}) == len(files) + 1 else list(files)
 
 
-def _members(names: list[str], found: Comparison) -> list[dict[str, Any]]:
+def _mark(i: int) -> str:
+    """A, B, ... Z, AA, AB, ...: names are long."""
+    return (_mark(i // 26 - 1) if i >= 26 else "") + string.ascii_uppercase[i % 26]
+
+
+def _members(marks: list[str], found: Comparison) -> list[dict[str, Any]]:
     """What is lost without each, in 0..1."""
     if found.ensemble is None or found.together is None:
         return []
     return [
-        {"name": name, "part": found.together.top1 - without, "without": without}
-        for name, without in zip(names, found.ensemble.without, strict=True)
+        {"mark": mark, "part": found.together.top1 - without, "without": without}
+        for mark, without in zip(marks, found.ensemble.without, strict=True)
     ]
 
 
-def _shot(names: list[str], one: Disagreement) -> dict[str, Any]:
+def _shot(marks: list[str], one: Disagreement) -> dict[str, Any]:
     assert one.png is not None
     return {
         "key": one.key,
@@ -91,7 +94,7 @@ def _shot(names: list[str], one: Disagreement) -> dict[str, Any]:
         "png": one.png,
         "small": is_small(one.png),
         "said": [
-            {"name": name, "said": said, "confidence": confidence, "right": said == one.true}
-            for name, said, confidence in zip(names, one.said, one.confidence, strict=True)
+            {"mark": mark, "said": said, "confidence": confidence, "right": said == one.true}
+            for mark, said, confidence in zip(marks, one.said, one.confidence, strict=True)
         ],
     }

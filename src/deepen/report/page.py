@@ -553,6 +553,6 @@ def _chart(
         if title in {TITLES.get(figure, figure) for figure in PERCENT}:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch", color=INK["axis"], labelpad=6)
+        axes.set_xlabel("epoch", color=INK["axis"])
 
     return draw(title, paint), is_log

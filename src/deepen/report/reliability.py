@@ -38,10 +38,10 @@ def diagram(title: str, bins: Sequence[Bin]) -> Markup:
         axes.plot(
             *zip(*known, strict=True), color=INK["eval"], linewidth=2, marker="o", markersize=5
         )
-        axes.set(xlim=(0, 1.01), ylim=(0, 1.03))
+        axes.set(xlim=(0, 1.05), ylim=(0, 1.03))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
-            axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
-        axes.set_xlabel("confidence", color=INK["axis"], labelpad=6)
+            axis.set_ticks([0.25, 0.5, 0.75, 1])
+        axes.set_xlabel("confidence", color=INK["axis"])
 
     return draw(title, paint)
