@@ -656,10 +656,8 @@ def test_a_mistake_has_its_margin_and_its_nearest_training_pictures(explained, p
     last.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     with torch.no_grad():
         for split in (pictures.splits["train"], pictures.splits["test"]):
-            images = torch.stack(
-                [card.preprocessing(split.picture(i, 1)) for i in range(len(split))]
-            )
-            network(images)
+            fitted = [card.preprocessing.fit(split.picture(i, 1)) for i in range(len(split))]
+            network(card.preprocessing.normalize(torch.from_numpy(np.stack(fitted))))
     model = NearestNeighbors(n_neighbors=3, metric="cosine").fit(given[0].numpy())
     distances, places = model.kneighbors(given[1].numpy())
     for mistake in mistakes:
@@ -742,7 +740,8 @@ def test_a_comparison_says_what_was_compared(tmp_path):
         made[torch.arange(400), labels] += 3
         logits.append(made)
     right = [each.argmax(1) == labels for each in logits]
-    unlike = disagreements(logits, labels, [f"test/{i}" for i in range(400)], CIFAR10)
+    keys = tuple(f"test/{i}" for i in range(400))
+    unlike = disagreements(logits, labels, keys, tuple(CIFAR10))
     png = str(make_mistakes(CIFAR10, 1)[0]["png"])
     ensemble = ensembles.examine(logits, labels)
     names = ["ab", "<b>&", "x" * 80]

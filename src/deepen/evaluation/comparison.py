@@ -60,7 +60,7 @@ class Comparison(NamedTuple):
 
 
 def disagreements(
-    logits: Sequence[Tensor], labels: Tensor, keys: Sequence[str], classes: Sequence[str]
+    logits: Sequence[Tensor], labels: Tensor, keys: tuple[str, ...], classes: tuple[str, ...]
 ) -> list[Disagreement]:
     """Pictures that not all networks call the same, the most confident first.
 
