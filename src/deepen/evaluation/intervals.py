@@ -32,12 +32,14 @@ class Interval(NamedTuple):
 
 def interval(share: float, n: int) -> Interval:
     """Of a share of n pictures; the whole of 0..1 where there are none."""
-    from scipy.stats import binomtest  # takes half a second
-
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
-    low, high = binomtest(round(share * n), n).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(share, low, high, n)
+    z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share_there = round(share * n) / n
+    middle = share_there + z * z / (2 * n)
+    reach = z * math.sqrt(share_there * (1 - share_there) / n + (z / (2 * n)) ** 2)
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-reach, reach))
+    return Interval(share, max(0.0, low), min(1.0, high), n)
 
 
 class OverSeeds(NamedTuple):
