@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from deepen.data.sources import PictureSet, Split, natural_key, open_source
+from deepen.data.split import Encoded
 from deepen.errors import InputError, WorkError
 
 
@@ -532,6 +533,14 @@ def test_some_of_a_split(tmp_path):
     assert np.array_equal(taken, digits.images[[5, 7]])
 
 
+def test_some_of_a_split_that_is_read_when_it_is_needed():
+    pictures = Encoded(lambda number: bytes([number]), np.arange(9), b"")
+    split = PictureSet.of("own", "ab", train=(pictures, np.arange(9) % 2)).splits["train"]
+    some = split.take([5, 2, 7])
+    assert [some.encoded(i) for i in range(3)] == [b"\5", b"\2", b"\7"]
+    assert list(some.keys) == ["own/train/5", "own/train/2", "own/train/7"]
+
+
 def test_a_set_of_ones_own(tmp_path):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 5, 4), dtype=np.uint8)
@@ -567,6 +576,8 @@ def test_a_set_of_ones_own(tmp_path):
         ((np.zeros((2, 4, 4)), [0, 1]), "not float64 .2, 4, 4, 1."),
         ((np.zeros((2, 4, 4, 2), np.uint8), [0, 1]), "1 or 3 channels, not uint8 .2, 4, 4, 2."),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], [{}]), "2 pictures and 1 targets"),
+        (([Path("a.png"), b"RIFF"], [0, 1]), "pictures are paths, or uint8 .* not object .2,."),
+        (([Path("a.png"), np.zeros((4, 4))], [0, 1]), "neither paths nor arrays of one size"),
     ],
 )
 def test_a_set_of_ones_own_that_does_not_fit(parts, words):

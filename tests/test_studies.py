@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepen import api
+from deepen.baselines.encodings import FisherVectors
 from deepen.claims import measured
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.models import create_model, get_architecture
@@ -609,7 +610,9 @@ def test_ledger_entries_hold_each_seed_and_the_data():
 
 
 @pytest.mark.parametrize("arm", [shallow.PIXELS, shallow.HOG, shallow.FISHER])
-def test_shallow_arms_learn_the_digits_alike_each_time(arm, tmp_path):
+def test_shallow_arms_learn_the_digits_alike_each_time(arm, tmp_path, monkeypatch):
+    monkeypatch.setattr(FisherVectors, "GAUSSIANS", 6)  # enough for these
+    monkeypatch.setattr(FisherVectors, "DRAWN", 5_000)
     found = []
     for name in ("one", "two"):
         whole = Order("shallow", "small", 1, "digits", None, "cpu", tmp_path / name, 1)
