@@ -10,7 +10,7 @@ import torch
 
 from deepen.analysis.complexity import complexity
 from deepen.api import Searched, Trained
-from deepen.assessment import Comparison
+from deepen.evaluation.comparison import Comparison
 from deepen.baselines.probe import Probe
 from deepen.deployment.predictor import Prediction
 from deepen.display import Table, columns, to_html
@@ -32,7 +32,7 @@ def results():
     """Each result, with figures that it must show."""
     found = scores()
     pair = compare(torch.tensor([True, False] * 8), torch.tensor([True] * 16))
-    both = Comparison(["a", "b"], [found] * 2, {(0, 1): pair}, None, None, [], None, [])
+    both = Comparison(["a", "b"], [found] * 2, {(0, 1): pair}, [[], []], None, None, [], None, [])
     trained = Trained(Path("runs/a"), "test", found)
     tried = Tried(3, "complete", 0.9, 0.5, 2, {"lr": 0.1, "name": EVIL}, "run")
     probe = Probe("fc", 5, "svm", 0.1, 0.8, "test", 0.75, 4, f"of {EVIL}", ())
