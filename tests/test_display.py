@@ -48,7 +48,7 @@ def results():
         (probe, ("75.00% (95% interval", "80.00%", EVIL)),
         (Sweep((0.1, 0.2), (2.0, 1.5), 0.2, 0.02, False), ("1.5000", "--lr 0.02")),
         (Prediction(f"a{EVIL}.png", ((EVIL, 0.9),)), (f"a{EVIL}.png", "90.0%")),
-        (complexity(create_model("lenet5"), (1, 1, 32, 32)), ("60,000 parameters", "ConvParts")),
+        (complexity(create_model("lenet5"), (1, 32, 32)), ("60,000 parameters", "122,304")),
     ]
 
 
