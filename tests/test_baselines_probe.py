@@ -69,7 +69,8 @@ def test_features_are_what_the_layer_hands_on(digits_batches):
 def test_a_layer_of_a_chain_is_read_before_a_relu_in_place_writes_into_it(digits_batches):
     net = create_model("vgg11_bn", 10, 1).eval()
     images = torch.cat([batch.images for batch in digits_batches.epoch(0)]).repeat(1, 1, 4, 4)
-    batches = [SimpleNamespace(images=images, labels=torch.zeros(len(images)), bad=())]
+    places = torch.arange(len(images))
+    batches = [SimpleNamespace(images=images, labels=0 * places, indices=places, bad=())]
     with torch.no_grad():
         norm = net.features[:2](images)
         assert (norm < 0).any()

@@ -692,7 +692,11 @@ def test_a_training_picture_among_those_that_are_scored_is_told(explained):
 def test_no_more_training_pictures_are_looked_at_than_said(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "SEARCHED", 50)
     run = deepen.train(
-        pictures, model="lenet5_relu", recipe="quick", changes={"length.epochs": 1}, output=tmp_path
+        pictures,
+        model="lenet5_relu",
+        recipe="quick",
+        changes={"length.epochs": 1},
+        output=tmp_path / "run",
     ).run
     mistakes = json.loads((run / "mistakes.json").read_text("utf-8"))
     assert {mistake["searched"] for mistake in mistakes} == {50}
