@@ -10,10 +10,10 @@ import torch
 
 from deepen.analysis.complexity import complexity
 from deepen.api import Searched, Trained
-from deepen.evaluation.comparison import Comparison
 from deepen.baselines.probe import Probe
 from deepen.deployment.predictor import Prediction
 from deepen.display import Table, columns, to_html
+from deepen.evaluation.comparison import Comparison
 from deepen.evaluation.metrics import Figures, score
 from deepen.evaluation.paired import compare
 from deepen.models import create_model
