@@ -4,6 +4,8 @@
 PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Two files of tests at a time, each on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 # pyright: use the version installed, ask no registry for a newer one.
@@ -25,10 +27,10 @@ demo: $(VENV)/installed
 	$(BIN)/deepen demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: check
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 mutate: $(VENV)/installed-dev
 	$(BIN)/python tests/mutation/mutate.py

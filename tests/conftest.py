@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,18 +33,37 @@ settings.register_profile(
 settings.load_profile("deepen")
 
 
+def networks(found: Iterable[pytest.Item | pytest.TestReport]) -> set[str]:
+    """Those whose promises were looked at."""
+    ids = [one.nodeid for one in found if "test_models_promises.py::" in one.nodeid]
+    return {re.split(r"[\[\]]", one)[1] for one in ids}
+
+
+LEFT_OUT: set[str] = set()
+"""Networks of which some promises were not looked at."""
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    LEFT_OUT.update(networks(items))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist tells the one that reports."""
+    if (told := getattr(session.config, "workeroutput", None)) is not None:
+        told["left_out"] = sorted(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    LEFT_OUT.update(getattr(node, "workeroutput", {}).get("left_out", ()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many networks ran through all promises, by what ran and what was left out."""
-
-    def networks(found: Iterable[pytest.Item | pytest.TestReport]) -> set[str]:
-        ids = [one.nodeid for one in found if "test_models_promises.py::" in one.nodeid]
-        return {re.split(r"[\[\]]", one)[1] for one in ids}
-
-    stats = terminalreporter.stats
+    stats, left = terminalreporter.stats, LEFT_OUT
     ran = networks(
         r for key in ("passed", "failed", "xfailed", "error") for r in stats.get(key, ())
     )
-    left = networks(stats.get("deselected", ()))
     if ran:
         rest = f", {len(ran & left)} to some: make test-all has the rest" if left else ""
         terminalreporter.write_line(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,9 @@ from deepen import assessment
 from deepen.cli import app
 from deepen.data.corruptions import CORRUPTIONS, corrupt
 from deepen.errors import InputError
+from deepen.training import scored
 from deepen.training.request import Assessing
+from deepen.training.scored import Opened
 from deepen.weights import load_weights
 
 QUICK = {"length.epochs": 2, "batch_size": 64}
@@ -63,7 +68,19 @@ def test_members_are_compared_on_the_same_pictures(trained):
         assert (pair.only_second, pair.only_first) == (table[0, 1], table[1, 0])
         assert pair.difference == pytest.approx(right[j].mean() - right[i].mean())
     unlike = [k for k in range(len(labels)) if len({mine[k] for mine in said}) > 1]
-    assert [key for key, _, _ in found.disagreements] == [seen[0].keys[k] for k in unlike]
+    assert {one.key for one in found.disagreements} == {seen[0].keys[k] for k in unlike}
+    shares = [one.logits.double().softmax(1).numpy() for one in seen]
+
+    def surest_contradiction(k: int) -> float:
+        sides = [(mine[k], share[k].max()) for mine, share in zip(said, shares, strict=True)]
+        return max(min(p, q) for (a, p), (b, q) in combinations(sides, 2) if a != b)
+
+    by_hand = sorted(unlike, key=surest_contradiction, reverse=True)
+    assert [one.key for one in found.disagreements] == [seen[0].keys[k] for k in by_hand]
+    first = found.disagreements[0]
+    assert first.said == [str(mine[by_hand[0]]) for mine in said]
+    assert first.confidence == pytest.approx([share[by_hand[0]].max() for share in shares])
+    assert first.true == str(labels[by_hand[0]])
     assert found.ensemble is None
 
 
@@ -71,9 +88,9 @@ def test_an_ensemble_is_chosen_on_validation_pictures_alone(trained, monkeypatch
     asked_for: list[str | None] = []
     see = assessment.see
 
-    def watched(one: Assessing):
+    def watched(one: Assessing, opened):
         asked_for.append(one.split)
-        return see(one)
+        return see(one, opened)
 
     monkeypatch.setattr(assessment, "see", watched)
     chosen_on: list[torch.Tensor] = []
@@ -107,6 +124,53 @@ def test_kept_logits_are_those_of_weights_pictures_and_protocol(trained, cache):
     assert len([*cache.iterdir()]) == 3
     kept.write_bytes(kept.read_bytes()[:100])  # damaged: done without
     assert torch.equal(assessment.see(asked(trained[0], **split)).logits, first.logits)
+
+
+def test_members_share_what_is_opened_and_kept_logits_need_no_network(trained, monkeypatch):
+    words = asked(trained[0], split="train")
+    before = assessment.compare_weights(trained, words)
+    opened, digested = [], []
+    open_source, contents = scored.open_source, assessment._contents
+    monkeypatch.setattr(
+        scored, "open_source", lambda *a, **k: opened.append(a) or open_source(*a, **k)
+    )
+    monkeypatch.setattr(assessment, "_contents", lambda s: digested.append(s) or contents(s))
+    monkeypatch.setattr(assessment, "load_weights", None)
+    again = assessment.compare_weights(trained, words)
+    assert (len(opened), len(digested)) == (1, 1)
+    assert again.scores == before.scores
+    assert again.disagreements == before.disagreements
+
+
+def test_weights_of_other_splits_are_not_scored_as_one(trained, tmp_path):
+    """Members share pictures only where their cards say the same of them."""
+    place = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (place / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / name / f"{i}.png")
+    files = [
+        deepen.train(
+            str(place),
+            model="lenet5_relu",
+            recipe="quick",
+            changes={"length.epochs": 1, "seed": 0, "validation": held},
+            output=tmp_path / f"run-{held}",
+        ).run
+        / "best.safetensors"
+        for held in (4, 8)
+    ]
+    alone = [assessment.see(Assessing(file, str(place), split="val")) for file in files]
+    opened = Opened()
+    shared = [assessment.see(Assessing(file, str(place), split="val"), opened) for file in files]
+    assert [len(one.keys) for one in alone] == [4, 8]
+    for one, other in zip(alone, shared, strict=True):
+        assert one.keys == other.keys
+        assert torch.equal(one.logits, other.logits)
+    with pytest.raises(InputError, match="is scored on"):
+        assessment.compare_weights(files, Assessing(files[0], str(place), split="val"))
 
 
 def test_a_picture_that_changed_in_place_is_looked_at_again(tmp_path, monkeypatch, cache):
@@ -169,6 +233,27 @@ def test_a_temperature_is_kept_in_the_card(trained, tmp_path):
     assert min(losses, key=lambda t: losses[t]) == temperature
 
 
+def test_one_call_each_in_python(trained, tmp_path):
+    """They find what the words of the command find."""
+    page = tmp_path / "page.html"
+    words = {"data": "digits", "crops": "10", "border": 2}
+    found = deepen.compare_weights(trained[:2], **words, ensemble=True, page=page)
+    status, out = run(*trained[:2], "--crops", 10, "--border", 2, "--ensemble", "--json")
+    assert status == 0, out
+    told = json.loads(out)
+    assert [scores.model_dump(mode="json") for scores in found.scores] == told["scores"]
+    assert found.together is not None
+    assert found.together.top1 == told["ensemble"]["scores"]["top1"]
+    assert page.is_file()
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(trained[0].read_bytes())
+    assert deepen.calibrate(file, "digits") == load_weights(file).card.temperature
+    robust = deepen.corrupted(file, "digits", pictures=5)
+    assert robust == assessment.corrupted(asked(file), most=5)
+    with pytest.raises(InputError, match="name the weights"):
+        deepen.compare_weights([], "digits")
+
+
 def run(*words: object) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["evaluate", *map(str, words)])
     return done.exit_code, done.output + str(done.exception or "")
@@ -195,9 +280,26 @@ def test_the_words_of_the_command(trained, tmp_path):
     assert "hierarchical error" in out
 
 
+def test_the_page_shows_the_pictures_that_they_disagree_on(trained, tmp_path):
+    target = tmp_path / "compared.html"
+    status, out = run(*trained, "--data", "digits", "--page", target)
+    assert status == 0, out
+    assert str(target) in out
+    found = assessment.compare_weights(trained, asked(trained[0]), pictures=60)
+    page = target.read_text("utf-8")
+    assert page.count("<img") == min(60, len(found.disagreements))
+    test = deepen.data.sources.open_source("digits").splits["test"]
+    for one in found.disagreements[:3]:
+        assert one.png is not None
+        assert f"base64,{one.png}" in page
+        shown = Image.open(io.BytesIO(base64.b64decode(one.png)))
+        assert shown.tobytes() == test.picture(list(test.keys).index(one.key), 3).tobytes()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--page", "page.html"], "--page: goes with two"),
         (["--ensemble"], "--ensemble: goes with two"),
         (["--baseline", "x.safetensors"], "--baseline: goes with --corruptions"),
         (["--scales", "big"], "--scales big"),
@@ -208,3 +310,11 @@ def test_words_that_do_not_go_together(trained, words, said):
     status, out = run(trained[0], "digits", *words)
     assert status != 0
     assert said in out
+
+
+@pytest.mark.parametrize("page", ["page.pdf", "none/page.html"])
+def test_a_page_that_cannot_be_is_said_at_once(trained, page, monkeypatch):
+    monkeypatch.setattr(assessment, "see", None)
+    status, out = run(*trained, "--data", "digits", "--page", page)
+    assert status != 0
+    assert f"--page {page}" in out

@@ -22,6 +22,7 @@ from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import open_source
 from deepen.errors import InputError
 from deepen.evaluation.features import extract_features
+from deepen.evaluation.intervals import interval
 from deepen.models import create_model
 from deepen.weights import Card, Loaded
 
@@ -68,7 +69,8 @@ def test_features_are_what_the_layer_hands_on(digits_batches):
 def test_a_layer_of_a_chain_is_read_before_a_relu_in_place_writes_into_it(digits_batches):
     net = create_model("vgg11_bn", 10, 1).eval()
     images = torch.cat([batch.images for batch in digits_batches.epoch(0)]).repeat(1, 1, 4, 4)
-    batches = [SimpleNamespace(images=images, labels=torch.zeros(len(images)), bad=())]
+    places = torch.arange(len(images))
+    batches = [SimpleNamespace(images=images, labels=0 * places, indices=places, bad=())]
     with torch.no_grad():
         norm = net.features[:2](images)
         assert (norm < 0).any()
@@ -144,7 +146,9 @@ def test_the_command(weights, tmp_path, monkeypatch):
         assert seen[kind]["top1"] > 0.7  # of a network that has seen three epochs
         assert f"{kind} on frozen features of layer3" in seen[kind]["protocol"]
     text = CliRunner().invoke(app, words, catch_exceptions=False).stdout
-    assert f"test error {100 - 100 * seen['logistic']['top1']:.2f}%" in text
+    found = interval(seen["logistic"]["top1"], 899)
+    assert f"test accuracy {found.in_words}  (digits, test split, 899 pictures" in text
+    assert seen["logistic"]["top1_interval"] == [found.low, found.high]
     assert weights.read_bytes() == before
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="unknown layer 'layr3'; nearest: layer3"):

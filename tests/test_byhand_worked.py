@@ -129,7 +129,7 @@ def test_pooling_shows_what_torch_computes():
 
 @pytest.mark.slow
 def test_lenet_trains_and_says_its_error():
-    assert "Test error on the 899 digits of the second half: " in shown("lenet")
+    assert "Test accuracy on the 899 digits of the second half: " in shown("lenet")
 
 
 def test_arrays_are_drawn_in_columns():

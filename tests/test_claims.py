@@ -50,6 +50,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 # ---------------------------------------------------------------------------------- printed numbers
 
+LENET = "0.88 (0.85 to 0.93; seeds 0, 1, 2; 95% interval 0.69 to 1.11, n 10,000; by n ± 0.09)"
+
 
 @pytest.mark.parametrize(
     ("printed", "counted", "relation"),
@@ -444,7 +446,10 @@ def test_needing_data_is_no_agreement():
 def test_a_measured_result_shows_every_seed():
     shipped = result("lenet5-mnist")
     assert [run.value for run in shipped.runs] == [0.93, 0.87, 0.85]
-    assert str(shipped) == "0.88 (0.85 to 0.93; seeds 0, 1, 2)"
+    assert (
+        str(shipped)
+        == "0.88 (0.85 to 0.93; seeds 0, 1, 2; 95% interval 0.69 to 1.11, n 10,000; by n ± 0.09)"
+    )
     assert "SEED" in shipped.command
     found = [judge(claim) for claim in ledger().claims if claim.run == "lenet5-mnist"]
     assert {(one.verdict, one.found) for one in found} == {("measured", str(shipped))}
@@ -542,7 +547,10 @@ def test_json_has_every_claim_of_a_network():
 def test_one_verdict_alone_is_shown_and_all_are_summed_up():
     done = deepen("lenet5", "--verdict", "measured")
     assert done.exit_code == 0
-    assert "0.88 (0.85 to 0.93; seeds 0, 1, 2)" in done.stdout
+    assert (
+        "0.88 (0.85 to 0.93; seeds 0, 1, 2; 95% interval 0.69 to 1.11, n 10,000; by n ± 0.09)"
+        in done.stdout
+    )
     assert "340,908" not in done.stdout
     assert str(len(ledger().about(["lenet5"]))) in done.stdout.splitlines()[-1]
 

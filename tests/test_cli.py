@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 from deepen import api
@@ -81,7 +83,7 @@ def test_train_leaves_a_whole_run_and_says_what_next(deepen, tmp_path):
     assert status == 0
     assert "test accuracy" in shown
     assert f"deepen predict {out}/best.safetensors" in shown
-    assert "epoch 1/1" in told
+    assert re.search(r"epoch 1/1  train loss \S+ accuracy \S+%  validation loss \S+ accuracy", told)
     assert "validation: 179 of 898" in told
     assert {p.name for p in out.iterdir()} == {
         "best.safetensors", "last.safetensors", "checkpoints", "tensorboard", "data.json",
@@ -142,6 +144,37 @@ def test_predict_agrees_with_evaluate_and_names_bad_files(deepen, run, digit_fil
     assert status == 1
     assert told.startswith(f"deepen predict: {bad}: damaged JPEG")
     assert [row["path"] for row in csv.DictReader(io.StringIO(shown))] == [str(one)] * 2
+
+
+def test_final_accuracies_have_pictures_protocol_and_interval(deepen, monkeypatch, tmp_path):
+    """Of verbs that others' tests do not read: search and demo, in words and as JSON."""
+    words = ["search", "digits", "--model", "mlp", "--recipe", "quick", "--epochs", 1]
+    words += ["--trials", 1, "--validation", 200, "--output", tmp_path / "s"]
+    status, shown, _ = deepen(*words)
+    assert status == 0
+    told = re.search(r"validation accuracy (\S+)% \(95% interval .*, n 200\), the best of 1", shown)
+    assert told is not None
+    assert re.search(r"test accuracy \S+% \(95% interval .*, n 899\)", shown)
+    status, shown, _ = deepen("search", "--resume", tmp_path / "s", "--trials", 1, "--json")
+    found = json.loads(shown)
+    right = round(2 * float(told[1]))
+    theirs = binomtest(right, 200).proportion_ci(method="wilson")
+    assert found["validation"]["n"] == 200
+    assert [found["validation"][key] for key in ("low", "high")] == pytest.approx([*theirs])
+    assert found["scores"]["top1_interval"]
+
+    monkeypatch.setattr("deepen.demo.SEEDS", (0, 1))
+    quick = ("quick", {"length.epochs": 1})
+    monkeypatch.setattr("deepen.demo.NETWORKS", {"mlp": quick})
+    status, shown, _ = deepen("demo", "--output", tmp_path / "d")
+    assert status == 0
+    assert "digits, test split, 899 pictures" in shown
+    assert re.search(r"^linear classifier .*% \(95% interval .*, n 899, one seed\)$", shown, re.M)
+    assert re.search(r"^mlp .* ± .*% \(95% interval .*, n 899, 2 seeds; by n ± ", shown, re.M)
+    status, shown, _ = deepen("demo", "--json", "--output", tmp_path / "e")
+    rows = json.loads(shown)["test_accuracy"]
+    assert rows[0]["mean"] == pytest.approx(1 - 64 / 899)  # scikit-learn's, as ever
+    assert rows[2]["low"] < min(rows[2]["top1"]) < max(rows[2]["top1"]) < rows[2]["high"]
 
 
 def test_evaluate_on_a_folder_maps_classes_by_name(deepen, run, digit_files):

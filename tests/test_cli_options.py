@@ -38,9 +38,9 @@ OPTIONS = {
         --pictures --recipe --seed --set --workers -b -j data
     """,
     "evaluate": """
-        --averaging --baseline --batch-size --border --calibrate --corruptions --crops --csv
-        --data --data-dir --device --download --ensemble --interpolation --json --labels
-        --model --pictures --scales --shorter-side --split --tree --workers -b -j weights
+        --averaging --baseline --batch-size --border --calibrate --corruptions --crop-fraction
+        --crops --csv --data --data-dir --device --download --ensemble --interpolation --json
+        --labels --model --pictures --scales --shorter-side --split --tree --workers -b -j weights
     """,
     "probe": """
         --batch-size --classifier --data-dir --device --download --json --labels --layer

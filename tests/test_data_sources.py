@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from deepen.data.sources import PictureSet, Split, natural_key, open_source
+from deepen.data.split import Encoded
 from deepen.errors import InputError, WorkError
 
 
@@ -472,6 +473,24 @@ def test_unknown_words(word, words):
     assert str(caught.value).startswith(words)
 
 
+def test_a_folder_that_is_not_there_gets_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Photos" / "ants").mkdir(parents=True)
+    (tmp_path / "photo.txt").write_text("no folder")
+    told = {
+        "photoz": "unknown data set or folder 'photoz'; nearest: Photos",
+        "Phots/ants": "Phots/ants: no such folder; nearest: Photos",
+        "Photos/ant": f"Photos/ant: no such folder; nearest: {Path('Photos/ants')}",
+        str(tmp_path / "photo"): f"{tmp_path / 'photo'}: no such folder; "
+        f"nearest: {tmp_path / 'Photos'}",
+        "far/away": "far/away: no such folder",
+    }
+    for word, words in told.items():
+        with pytest.raises(InputError) as caught:
+            open_source(word)
+        assert str(caught.value) == words
+
+
 def test_a_file_is_no_folder(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"")
@@ -514,6 +533,14 @@ def test_some_of_a_split(tmp_path):
     assert np.array_equal(taken, digits.images[[5, 7]])
 
 
+def test_some_of_a_split_that_is_read_when_it_is_needed():
+    pictures = Encoded(lambda number: bytes([number]), np.arange(9), b"")
+    split = PictureSet.of("own", "ab", train=(pictures, np.arange(9) % 2)).splits["train"]
+    some = split.take([5, 2, 7])
+    assert [some.encoded(i) for i in range(3)] == [b"\5", b"\2", b"\7"]
+    assert list(some.keys) == ["own/train/5", "own/train/2", "own/train/7"]
+
+
 def test_a_set_of_ones_own(tmp_path):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 5, 4), dtype=np.uint8)
@@ -549,6 +576,8 @@ def test_a_set_of_ones_own(tmp_path):
         ((np.zeros((2, 4, 4)), [0, 1]), "not float64 .2, 4, 4, 1."),
         ((np.zeros((2, 4, 4, 2), np.uint8), [0, 1]), "1 or 3 channels, not uint8 .2, 4, 4, 2."),
         ((np.zeros((2, 4, 4), np.uint8), [0, 1], [{}]), "2 pictures and 1 targets"),
+        (([Path("a.png"), b"RIFF"], [0, 1]), "pictures are paths, or uint8 .* not object .2,."),
+        (([Path("a.png"), np.zeros((4, 4))], [0, 1]), "neither paths nor arrays of one size"),
     ],
 )
 def test_a_set_of_ones_own_that_does_not_fit(parts, words):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import deepen
 from deepen.data.augment import Augmentation
-from deepen.data.loader import Batch, Batches
+from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet
 from deepen.detection.networks import model_of

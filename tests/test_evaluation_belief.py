@@ -62,8 +62,30 @@ def test_seeds_are_held_against_chance():
     assert found.spread == pytest.approx(0.01)
     assert found.by_chance == pytest.approx(0.00905, abs=1e-5)
     reach = 4.302653 * 0.01 / 3**0.5  # Student's t of two degrees of freedom
-    assert found.interval == pytest.approx((0.91 - reach, 0.91 + reach))
-    assert over_seeds([0.5], 100)[:4] == (0.5, None, 0.05, None)
+    below, above = 0.91 - 0.890658, 0.926204 - 0.91  # Wilson's, of 910 in 1,000
+    assert found.low == pytest.approx(0.91 - (reach**2 + below**2) ** 0.5, abs=1e-5)
+    assert found.high == pytest.approx(0.91 + (reach**2 + above**2) ** 0.5, abs=1e-5)
+    assert found.in_words == (
+        "91.00 ± 1.00% (95% interval 87.9 to 94.0%, n 1,000, 3 seeds; by n ± 0.90)"
+    )
+    one = over_seeds([0.5], 100)
+    assert (one.spread, one.low, one.high) == (None, *interval(0.5, 100)[1:3])
+    assert one.in_words == "50.00% (95% interval 40.4 to 59.6%, n 100, one seed)"
+    assert over_seeds([1.0, 1.0, 1.0], 20)[3:5] == (interval(1.0, 20).low, 1.0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.03])
+def test_the_interval_over_seeds_covers_the_mean_over_seeds_and_pictures(spread):
+    """Runs see the same pictures, of which some are harder: seeds alone say too little."""
+    rng = np.random.default_rng(5)
+    covered, rounds, n, runs = 0, 400, 200, 3
+    for _ in range(rounds):
+        chance = rng.beta(1.2, 0.4, n)  # of each picture to be got right; 0.75 on average
+        shift = rng.normal(0, spread, runs)
+        right = rng.random((runs, n)) < np.clip(chance + shift[:, None], 0, 1)
+        found = over_seeds(right.mean(1).tolist(), n)
+        covered += found.low <= 0.75 <= found.high
+    assert covered / rounds >= 0.94
 
 
 def answers(both: int, only_first: int, only_second: int, none: int):

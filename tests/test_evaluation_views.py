@@ -16,6 +16,7 @@ from deepen.data.sources import Split
 from deepen.errors import InputError
 from deepen.evaluation.views import Looks, Views, look, ten_crops, with_geometry
 from deepen.models import create_model
+from deepen.training.request import Assessing
 
 ASTRONAUT = Image.fromarray(pictures.astronaut()).crop((20, 0, 470, 512))  # upright: 450x512
 PHOTO = Preprocessing(
@@ -205,3 +206,34 @@ def test_what_does_not_fit_is_refused(tmp_path):
         with_geometry(PHOTO, 100, None)
     changed = with_geometry(PHOTO, 300, "bicubic")
     assert (changed.resize_px, changed.interpolation) == (300, "bicubic")
+
+
+@pytest.mark.parametrize("fraction", [0.875, 0.95, 0.9, 1.0])
+@pytest.mark.parametrize("size", [(450, 512), (301, 277)])
+def test_a_crop_fraction_is_timms(fraction, size):
+    """Its evaluation transform without the tensors: torchvision's resize and centre crop."""
+    create = pytest.importorskip("timm.data").create_transform
+    theirs = create((3, 224, 224), interpolation="bicubic", crop_pct=fraction, crop_mode="center")
+    image = ASTRONAUT.resize(size)
+    for step in theirs.transforms[:2]:  # resize, centre crop
+        image = step(image)
+    ours = with_geometry(PHOTO, None, "bicubic", fraction)
+    assert np.array_equal(ours.fit(ASTRONAUT.resize(size)), np.asarray(image))
+    assert f"shorter side to {int(224 / fraction)} px, centre crop 224x224" in ours.describe()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"shorter_side": 256}, "--crop-fraction 0.9: goes not with --shorter-side"),
+        ({"scales": (256,)}, "goes not with --scales"),
+        ({"crops": "10"}, "goes not with --crops 10"),
+        ({"crop_fraction": 0.0}, "--crop-fraction 0: more than 0 and at most 1"),
+        ({"crop_fraction": 1.5}, "--crop-fraction 1.5: more than 0"),
+        ({"crop_fraction": float("nan")}, "--crop-fraction nan: more than 0"),
+    ],
+)
+def test_a_crop_fraction_goes_with_what_it_means_something_for(words, told):
+    with pytest.raises(InputError, match=told):
+        Assessing("w", **{"crop_fraction": 0.9, **words})
+    Assessing("w", crop_fraction=0.9, crops="10", border=4)

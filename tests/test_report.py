@@ -17,20 +17,34 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.calibration import calibration_curve
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
 
+import deepen
 from deepen.data.preprocess import Preprocessing
+from deepen.data.sources import PictureSet
 from deepen.errors import InputError
+from deepen.evaluation import ensembles
+from deepen.evaluation.calibration import reliability
+from deepen.evaluation.comparison import Comparison, disagreements
+from deepen.evaluation.features import nearest
 from deepen.evaluation.metrics import Scores, score
+from deepen.evaluation.paired import compare
 from deepen.models import create_model
+from deepen.report.comparison import short_names, write_comparison
 from deepen.report.page import write_report
 from deepen.report.search import search_charts
-from deepen.weights import Card, save_weights
+from deepen.training import task
+from deepen.weights import Card, load_weights, save_weights
 
+COPIES = 5  # of training pictures among those that are scored
 VOID = {"meta", "link", "br", "img"}
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NASTY = ["<script>alert(1)</script>", 'a"b&c', "čeština", "العربية", "犬", "x" * 90]
@@ -590,6 +604,224 @@ def test_damaged_scores_are_named(tmp_path, text):
     (run / "scores.json").write_text(text, "utf-8")
     with pytest.raises(InputError, match=r"scores\.json"):
         write_report(run)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> PictureSet:
+    """Digits; the first test pictures are training pictures with a wrong label."""
+    values, labels = load_digits(return_X_y=True)
+    images = np.rint(values * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
+    wrong = (labels[:COPIES] + 1) % 10
+    return PictureSet.of(
+        "copied",
+        tuple("0123456789"),
+        train=(images[:600], labels[:600]),
+        test=(
+            np.concatenate([images[:COPIES], images[1500:1600]]),
+            np.concatenate([wrong, labels[1500:1600]]),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def explained(pictures, tmp_path_factory) -> Path:
+    return deepen.train(
+        pictures,
+        model="lenet5_relu",
+        recipe="quick",
+        changes={"length.epochs": 6, "batch_size": 32},
+        output=tmp_path_factory.mktemp("why") / "run",
+    ).run
+
+
+def test_the_nearest_are_scikit_learns():
+    generator = torch.Generator().manual_seed(0)
+    some, others = (torch.randn(n, 7, generator=generator) for n in (20, 50))
+    found = nearest(some, others, 4)
+    model = NearestNeighbors(n_neighbors=4, metric="cosine").fit(others.numpy())
+    distances, places = model.kneighbors(some.numpy())
+    assert found.places.tolist() == places.tolist()
+    assert found.similarity.numpy() == pytest.approx(1 - distances, abs=1e-6)
+    assert nearest(some, others[:2], 4).places.shape == (20, 2)
+
+
+def test_a_mistake_has_its_margin_and_its_nearest_training_pictures(explained, pictures):
+    mistakes = json.loads((explained / "mistakes.json").read_text("utf-8"))
+    assert mistakes
+    made = safetensors.torch.load_file(explained / "predictions.safetensors")
+    shares = made["logits"].double().softmax(1)
+    network, card, _ = load_weights(explained / "best.safetensors")
+    given: list[torch.Tensor] = []
+    last = network.get_submodule(network.classifier_name)
+    last.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        for split in (pictures.splits["train"], pictures.splits["test"]):
+            fitted = [card.preprocessing.fit(split.picture(i, 1)) for i in range(len(split))]
+            network(card.preprocessing.normalize(torch.from_numpy(np.stack(fitted))))
+    model = NearestNeighbors(n_neighbors=3, metric="cosine").fit(given[0].numpy())
+    distances, places = model.kneighbors(given[1].numpy())
+    for mistake in mistakes:
+        index = mistake["index"]
+        classes = [card.classes.index(mistake[word]) for word in ("predicted", "true")]
+        predicted, true = (shares[index, place].item() for place in classes)
+        assert mistake["margin"] == pytest.approx(predicted - true, abs=1e-6)
+        assert mistake["searched"] == 600
+        near = mistake["nearest"]
+        assert [one["key"] for one in near] == [f"copied/train/{i}" for i in places[index]]
+        assert [one["similarity"] for one in near] == pytest.approx(1 - distances[index], abs=1e-3)
+        labels = pictures.splits["train"].labels[places[index]]
+        assert [one["label"] for one in near] == [card.classes[label] for label in labels]
+
+
+def test_a_training_picture_among_those_that_are_scored_is_told(explained):
+    mistakes = json.loads((explained / "mistakes.json").read_text("utf-8"))
+    same = {
+        mistake["index"]: one["key"]
+        for mistake in mistakes
+        for one in mistake["nearest"]
+        if one["same"]
+    }
+    assert same == {i: f"copied/train/{i}" for i in range(COPIES)}
+    page = Page(explained / "report.html")
+    assert page.text("mistakes").count("the same picture") == COPIES
+    assert "the nearest of 600 training pictures" in page.text("mistakes")
+    check_self_contained(page)
+    check_pictures(page)
+
+
+def test_no_more_training_pictures_are_looked_at_than_said(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "SEARCHED", 50)
+    run = deepen.train(
+        pictures,
+        model="lenet5_relu",
+        recipe="quick",
+        changes={"length.epochs": 1},
+        output=tmp_path / "run",
+    ).run
+    mistakes = json.loads((run / "mistakes.json").read_text("utf-8"))
+    assert {mistake["searched"] for mistake in mistakes} == {50}
+    keys = {one["key"] for mistake in mistakes for one in mistake["nearest"]}
+    assert keys <= {f"copied/train/{i}" for i in range(0, 600, 12)}
+
+
+def test_the_reliability_diagram_is_that_of_the_predictions(explained):
+    made = safetensors.torch.load_file(explained / "predictions.safetensors")
+    confidence, said = (each.numpy() for each in made["logits"].double().softmax(1).max(1))
+    right = said == made["labels"].numpy()
+    accuracy, mean = calibration_curve(right, confidence, n_bins=15)
+    rows = Page(explained / "report.html").tables["bins"][1:]
+    assert [row[3] for row in rows] == [f"{100 * share:.1f}%" for share in accuracy]
+    assert [row[2] for row in rows] == [f"{100 * share:.1f}%" for share in mean]
+    assert sum(int(row[1]) for row in rows) == len(right)
+
+
+def test_an_older_run_has_a_page_without_it(explained):
+    kept = {
+        name: (explained / name).read_bytes()
+        for name in ("mistakes.json", "predictions.safetensors")
+    }
+    mistakes = json.loads(kept["mistakes.json"])
+    for mistake in mistakes:
+        for word in ("margin", "nearest", "searched"):
+            del mistake[word]
+    (explained / "mistakes.json").write_text(json.dumps(mistakes), "utf-8")
+    (explained / "predictions.safetensors").unlink()
+    page = Page(write_report(explained))
+    for name, content in kept.items():
+        (explained / name).write_bytes(content)
+    assert "Most confident mistakes" in page.text("main")
+    assert "nearest" not in page.text("main")
+    assert "calibration" not in page.ids
+
+
+def test_a_comparison_says_what_was_compared(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (400,), generator=generator)
+    common = torch.randn(400, 10, generator=generator)
+    logits = []
+    for _ in range(3):
+        made = 2 * common + torch.randn(400, 10, generator=generator)
+        made[torch.arange(400), labels] += 3
+        logits.append(made)
+    right = [each.argmax(1) == labels for each in logits]
+    keys = tuple(f"test/{i}" for i in range(400))
+    unlike = disagreements(logits, labels, keys, tuple(CIFAR10))
+    png = str(make_mistakes(CIFAR10, 1)[0]["png"])
+    ensemble = ensembles.examine(logits, labels)
+    names = ["ab", "<b>&", "x" * 80]
+    found = Comparison(
+        names=[f"runs/{name}/best.safetensors" for name in names],
+        scores=[score(each, labels, CIFAR10, protocol="made up, one crop") for each in logits],
+        pairs={(i, j): compare(right[i], right[j]) for i, j in ((0, 1), (0, 2), (1, 2))},
+        reliability=[reliability(each, labels) for each in logits],
+        ensemble=ensemble,
+        together=score(ensemble.logits, labels, CIFAR10, protocol="ensemble of 3: made up"),
+        chosen=[2, 0],
+        chosen_scores=None,
+        disagreements=[one._replace(png=png) for one in unlike[:60]] + unlike[60:],
+    )
+    write_comparison(tmp_path / "page.html", found)
+    page = Page(tmp_path / "page.html")
+    check_self_contained(page)
+    check_pictures(page)
+    assert "made up, one crop" in page.text("protocol")
+    rows = {row[1]: row[2:] for row in page.tables["weights"][1:]}
+    assert list(rows) == [*names, "all together"]
+    marks = [row[0] for row in page.tables["weights"][1:4]]
+    assert marks == ["A", "B", "C"]
+    for name, scores in zip(names, found.scores, strict=True):
+        _, low, high, n = scores.interval
+        assert rows[name] == [
+            percent(scores.top1),
+            f"{percent(low, 1)} – {percent(high, 1)}",
+            str(n),
+            percent(scores.balanced_accuracy),
+            percent(scores.macro_f1),
+            f"{scores.loss:.4f}",
+            percent(scores.calibration_error),
+        ]
+    for row, ((i, j), pair) in zip(page.tables["paired"][1:], found.pairs.items(), strict=True):
+        assert row[:3] == [marks[j], marks[i], f"{100 * pair.difference:+.2f}"]
+        assert row[3] == f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}"
+        assert row[4] == f"{pair.only_second} and {pair.only_first}"
+        assert row[6:] == ["shown" if pair.shown else "not shown", f"{100 * pair.smallest:.2f}"]
+    wrong = np.stack([~each.numpy() for each in right])
+    correlation = [[float(cell) for cell in row[1:]] for row in page.tables["correlation"][1:]]
+    assert np.array(correlation) == pytest.approx(np.corrcoef(wrong), abs=0.005)
+    for row, without in zip(page.tables["members"][1:], ensemble.without, strict=True):
+        assert row[2] == percent(without)
+    assert "keeps C, A" in page.text("ensemble")
+    for mark, each in zip(marks, logits, strict=True):
+        confidence, said = (part.numpy() for part in each.double().softmax(1).max(1))
+        accuracy, mean = calibration_curve(said == labels.numpy(), confidence, n_bins=15)
+        shown = [row[3:] for row in page.tables["bins"][1:] if row[0] == mark]
+        assert shown == [
+            [percent(m, 1), percent(a, 1)] for m, a in zip(mean, accuracy, strict=True)
+        ]
+    assert f"On {len(unlike)} of 400 pictures" in page.text("disagreements")
+    assert sum(tag == "img" for tag, _ in page.tags) == min(60, len(unlike))
+    told = [" ".join(text.split()) for path, text in page.texts if "figcaption" in path]
+    first = told[told.index(unlike[0].true) :]
+    words = [word for word in first if word][1:10]
+    assert words[0::3] == marks
+    assert words[1::3] == unlike[0].said
+    assert words[2::3] == [percent(share, 0) for share in unlike[0].confidence]
+
+
+@pytest.mark.parametrize(
+    ("files", "short"),
+    [
+        (["runs/a/best.safetensors", "runs/b/best.safetensors"], ["a", "b"]),
+        (["a.safetensors", "b.safetensors"], ["a", "b"]),
+        (["x/a/1/w.safetensors", "x/b/2/w.safetensors"], ["a/1", "b/2"]),
+        (["a/best.safetensors", "a/last.safetensors"], ["best", "last"]),
+        (["a.safetensors", "a.safetensors"], ["a.safetensors"] * 2),
+        (["a.safetensors", "a/b.safetensors"], ["a.safetensors", "a/b.safetensors"]),
+        (["resnet20:cifar10", "a/b.safetensors"], ["resnet20:cifar10", "a/b"]),
+    ],
+)
+def test_files_go_by_what_tells_them_apart(files, short):
+    assert short_names(files) == short
 
 
 def chromium() -> str:

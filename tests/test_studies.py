@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepen import api
+from deepen.baselines.encodings import FisherVectors
 from deepen.claims import measured
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
 from deepen.models import create_model, get_architecture
@@ -384,6 +385,11 @@ def test_a_cell_is_mean_and_deviation_by_hand():
     assert results.cell("b", Measure("error", "error, %", 3)) == "0.125"
     assert results.cell("b", Measure("other", "other")) == "–"
     assert results.arms() == ["a", "b", "c"]
+    results.about = {"test": 200}
+    measure = Measure("error", "error, %", of="test")
+    assert results.cell("a", measure) == "11.5 ± 2.1 (0.0 to 31.2; 2.3)"  # t of two runs: 12.7
+    assert results.cell("c", measure) == "7.0 (4.2 to 11.4; 1.8)"  # Wilson's, of 14 in 200
+    assert results.pictures(measure) == 200
     assert math.isnan(results.mean("d", "error"))
 
 
@@ -604,7 +610,9 @@ def test_ledger_entries_hold_each_seed_and_the_data():
 
 
 @pytest.mark.parametrize("arm", [shallow.PIXELS, shallow.HOG, shallow.FISHER])
-def test_shallow_arms_learn_the_digits_alike_each_time(arm, tmp_path):
+def test_shallow_arms_learn_the_digits_alike_each_time(arm, tmp_path, monkeypatch):
+    monkeypatch.setattr(FisherVectors, "GAUSSIANS", 6)  # enough for these
+    monkeypatch.setattr(FisherVectors, "DRAWN", 5_000)
     found = []
     for name in ("one", "two"):
         whole = Order("shallow", "small", 1, "digits", None, "cpu", tmp_path / name, 1)
@@ -662,9 +670,14 @@ def test_study_verb_prints_table_and_json(own, tmp_path, monkeypatch, capsys):
         assert not ended.value.code
         shown = capsys.readouterr().out
         if extra:
-            assert json.loads(shown)["study"] == "batches"
+            told = json.loads(shown)
+            assert told["study"] == "batches"
+            [first, *_] = [each for each in told["beliefs"] if each["of"] == "test"]
+            assert first["low"] < first["mean"] < first["high"]
+            assert first["n"] == told["about"]["test"]
         else:
             assert "perceptron small" in shown
+            assert "in brackets where the mean" in shown
     page = (tmp_path / "studies" / "batches-small" / "report.html").read_text("utf-8")
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")

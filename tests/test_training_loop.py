@@ -31,7 +31,7 @@ from deepen.training.speed import settings_of, stated
 from deepen.training.task import Classification
 from deepen.weights import load_weights
 
-SHORT = {"length.epochs": 3, "batch_size": 128, "validation": 100}
+SHORT = {"length.epochs": 3, "batch_size": 64, "validation": 500}
 
 
 def digest(run: Path) -> dict[str, str]:
@@ -308,7 +308,7 @@ def test_a_whole_recipe_is_written_and_reads_back(whole):
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
 def test_a_killed_process_resumes_exactly(whole, tmp_path):
     run = tmp_path / "run"
-    flags = ["--recipe", "quick", "--epochs", "3", "-b", "128", "--validation", "100"]
+    flags = ["--recipe", "quick", "--epochs", "3", "-b", "64", "--validation", "500"]
     command = [sys.executable, "-m", "deepen", "train", "digits", "--model", "resnet20", *flags]
     process = subprocess.Popen([*command, "--output", str(run)], stderr=subprocess.DEVNULL)
     while not (run / "checkpoints" / "000001").exists():

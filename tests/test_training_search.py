@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import signal
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,12 +16,22 @@ import pytest
 
 from deepen import api
 from deepen.errors import InputError, Interrupted
+from deepen.evaluation.intervals import interval
 from deepen.training import search as search_module
-from deepen.training.plan import settle
+from deepen.training.plan import Plan, settle
 from deepen.training.progress import Silent
 from deepen.training.recipe import Span, load_recipe
 from deepen.training.request import Here, Request
-from deepen.training.search import Order, _found, _Judged, _pruner, _within, space_of
+from deepen.training.search import (
+    Order,
+    _found,
+    _Judged,
+    _open,
+    _pruner,
+    _sampler,
+    _within,
+    space_of,
+)
 from deepen.training.task import Classification
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed: deepen[search]")
@@ -46,6 +57,15 @@ class StopAt(Silent):
 
 def study_of(folder: Path, name: str = "search"):
     return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'search.db'}")
+
+
+def count_trials(folder: Path) -> int:
+    """How many are stored, without optuna, which takes long to open a storage."""
+    with contextlib.closing(sqlite3.connect(folder / "search.db")) as storage:
+        tables = storage.execute("SELECT name FROM sqlite_master").fetchall()
+        return (
+            next(storage.execute("SELECT count(*) FROM trials"))[0] if ("trials",) in tables else 0
+        )
 
 
 def results(found):
@@ -75,6 +95,7 @@ def test_a_search_ends_with_a_test_and_a_report(whole):
     scored = [path.parent for path in folder.glob("trials/*/scores.json")]
     assert scored == [Path(best.run)]
     assert whole.trained.split == "test"
+    assert whole.found.interval == interval(best.top1, 200)  # of the pictures held out
     weights = (scored[0] / "best.safetensors").read_bytes()
     assert (folder / "best.safetensors").read_bytes() == weights
     again = api.evaluate(folder / "best.safetensors")
@@ -160,15 +181,21 @@ def shortened(points: Points):
     return train
 
 
+def shortly() -> tuple[Plan, dict[str, Span]]:
+    """A plan, and the space of those trainings."""
+    plan = settle(Request("digits", model="mlp", recipe="quick", changes=TINY), Here())
+    space = space_of(load_recipe("resnet-cifar"))[0]
+    return plan, {**space, "loss.label_smoothing": Span(low=0.0, high=0.2)}
+
+
 @pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_a_search_killed_at_every_instant_ends_as_one_that_was_not(tmp_path, monkeypatch, pruner):
     """Between two values, before and after each epoch's report, before and after it is stored.
 
-    Nine trials: from the sixth on the sampler has learned from the others, and some are pruned.
+    Eight trials: from the sixth on the sampler has learned from the others, and some are pruned.
+    Of the second to the fourth, which are as the first, every fifth instant will do.
     """
-    plan = settle(Request("digits", model="mlp", recipe="quick", changes=TINY), Here())
-    space = space_of(load_recipe("resnet-cifar"))[0]
-    space["loss.label_smoothing"] = Span(low=0.0, high=0.2)
+    plan, space = shortly()
     points = Points()
     monkeypatch.setattr(search_module, "_train", shortened(points))
     for owner, name in (
@@ -193,7 +220,7 @@ def test_a_search_killed_at_every_instant_ends_as_one_that_was_not(tmp_path, mon
     killed, kills, after = tmp_path / "killed", 0, 0
     stored: set[int] = set()
     while True:
-        after += 1
+        after += 5 if len(stored) in (2, 3, 4) else 1
         points.seen, points.at = 0, after
         try:
             found = run(killed)
@@ -201,11 +228,10 @@ def test_a_search_killed_at_every_instant_ends_as_one_that_was_not(tmp_path, mon
         except Killed:
             kills += 1
         points.at = -1
-        with contextlib.suppress(KeyError):  # not begun yet
-            if (now := len(study_of(killed).trials)) not in stored:
-                stored.add(now)
-                after = 0  # of the next trial each instant again
-    assert kills > 8 * 12
+        if (now := count_trials(killed)) not in stored:
+            stored.add(now)
+            after = 0  # of the next trial again
+    assert kills > 5 * 12
     assert found == unstopped
 
 
@@ -237,6 +263,7 @@ def test_other_searches_and_data_are_refused(whole, tmp_path):
         )
     with pytest.raises(InputError, match="--storage: cannot be opened"):
         api.search("digits", **WORDS, storage="nonsense://x", output=tmp_path / "b")
+    assert not list(tmp_path.iterdir())  # nothing is begun that cannot go on
 
 
 def test_a_shared_storage_holds_one_search_under_a_name(tmp_path):
@@ -248,6 +275,42 @@ def test_a_shared_storage_holds_one_search_under_a_name(tmp_path):
     other = {**words, "changes": {**TINY, "batch_size": 64}}
     with pytest.raises(InputError, match=r"--study-name mine: .* batch_size is 128, not 64"):
         api.search("digits", **other, trials=1, output=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(("silent_s", "dead"), [(120, False), (240, True)])
+def test_a_trial_whose_process_died_is_done_again(tmp_path, monkeypatch, silent_s, dead):
+    """On a shared storage, after three minutes without a beat; until then it is under way."""
+    monkeypatch.setattr(search_module, "_train", shortened(Points()))
+    plan, space = shortly()
+    order = Order(plan, space, "none", tmp_path, f"sqlite:///{tmp_path / 'shared.db'}", "mine")
+    study, values = _open(order), dict.fromkeys(space, 1e-3)
+    values["optimizer.lr"] = 0.3
+    study.enqueue_trial(values)
+    with pytest.warns(UserWarning, match="Heartbeat of storage is supposed"):
+        trial = study.ask()  # as `optimize` does in the process that died
+    study._storage.record_heartbeat(trial._trial_id)
+    with contextlib.closing(sqlite3.connect(tmp_path / "shared.db")) as storage, storage:
+        since = f"datetime('now', '-{silent_s} seconds')"
+        storage.execute(f"UPDATE trial_heartbeats SET heartbeat = {since}")
+    found = search_module.search(order, 2, Here())
+    assert found.running == (not dead)
+    states = [trial.state for trial in found.trials]
+    assert states == (["fail", "complete", "complete"] if dead else ["running", "complete"])
+    assert (found.trials[-1].values == values) == dead
+
+
+def test_the_sampler_is_seeded_by_the_recipe_and_the_number_of_trials():
+    """By 32 bits of `printf '7 2' | sha256sum`; a trial that failed does not count."""
+    study, theirs = (optuna.create_study(direction="maximize") for _ in range(2))
+    for top1 in (0.5, 0.6):
+        study.tell(study.ask(), top1)
+        theirs.tell(theirs.ask(), top1)
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    study.sampler = _sampler(7, study)
+    theirs.sampler = optuna.samplers.TPESampler(seed=0x8847CCF9)
+    drawn = [[s.ask().suggest_float("x", 0, 1) for _ in range(2)] for s in (study, theirs)]
+    assert drawn[0] == drawn[1]
 
 
 def test_a_hopeless_trial_is_pruned_and_a_diverged_one_is_the_worst(tmp_path):

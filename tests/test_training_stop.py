@@ -21,14 +21,17 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and streams 
 
 
 @pytest.fixture(autouse=True)
-def _no_nohup():
-    """Under nohup SIGHUP is heeded by nobody, as it should be."""
-    if os.name == "posix":
-        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        yield
-        signal.signal(signal.SIGHUP, before)
-    else:
-        yield
+def _heeded():
+    """Nobody heeds SIGHUP under nohup, nor Ctrl-C in a script's background, as it should be."""
+    heed = {"SIGHUP": signal.SIG_DFL, "SIGINT": signal.default_int_handler}
+    before = {
+        number: signal.signal(number, handler)
+        for name, handler in heed.items()
+        if (number := getattr(signal, name, None)) is not None
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 SHORT = {"length.epochs": 2, "batch_size": 256, "validation": 100}

@@ -30,6 +30,7 @@ import deepen
 from deepen import api
 from deepen.cli import main
 from deepen.errors import InputError
+from deepen.evaluation.intervals import interval
 from deepen.models import create_model
 from deepen.training.blocks import PaperInit
 from deepen.training.initialization import build_network, read_start
@@ -498,11 +499,20 @@ def test_check_scores_any_file_beside_what_is_stated(deepens, tmp_path):
     words += ["--mean", numbers["mean"], "--std", numbers["std"], "--shortcut", "as-here"]
     status, shown, _ = deepens(*words, "--stated", error)
     assert status == 0
-    assert f"top-1 error {error:.2f}%; stated {error:.2f}%" in shown
+    low, high = (100 * each for each in interval(1 - error / 100, 10)[1:3])
+    between = f"95% interval {100 - high:.1f} to {100 - low:.1f}%, n 10"
+    assert f"top-1 error {error:.2f}% ({between}); stated {error:.2f}%\n" in shown
     assert f"classes taken to be in the order of {folder}: airplane" in shown
     status, shown, _ = deepens(*words, "--stated", error - 10, "--json")
     assert status == 1
-    assert json.loads(shown)["error"] == pytest.approx(error)
+    told = json.loads(shown)
+    assert told["error"] == pytest.approx(error)
+    assert [100 * each for each in told["top1_interval"]] == pytest.approx([low, high])
+    assert told["num_samples"] == 10
+    status, shown, _ = deepens(*words)
+    between = f"95% interval {low:.1f} to {high:.1f}%, n 10"
+    assert f"accuracy {100 - error:.2f}% ({between}), balanced" in shown
+    assert "; nothing is stated\n" in shown
     status, _, told = deepens("weights", "check", tmp_path / "a.pth", folder)
     assert status == 2
     assert "has no card, so say the data and --model" in told

@@ -641,7 +641,7 @@ def test_what_unpacks_above_the_cap_is_refused(tmp_path, in_this_process):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d", "is a Git LFS pointer"),
         (b'{"error": "Unauthorized"}', "is a JSON document"),
         (b"Access denied. ", "is text, not the weights"),
-        (gzip.compress(b"weights"), "is a gzip archive"),
+        (gzip.compress(b"weights", mtime=0), "is a gzip archive"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
         (b"\xff\xd8\xff\xe0 and so on", "is a picture"),
         (b"PK\x03\x04 and so on", "truncated: a zip archive without its end"),

@@ -33,6 +33,15 @@ def test_score_is_the_cards_on_the_true_test_data(name, real_data):
     assert abs(scores.top1 - load_weights(name).card.score["top1"]) <= 0.0003  # other kernels
 
 
+def test_show_says_how_far_the_score_can_be_believed(capsys):
+    from deepen.cli.weights import show
+
+    show(zoo_file("resnet20:cifar10"))
+    low, high = 0.81417, 0.82918  # Wilson's, of 8,218 in 10,000
+    told = f"accuracy    82.18% (95% interval {100 * low:.1f} to {100 * high:.1f}%, n 10,000)\n"
+    assert told in capsys.readouterr().out
+
+
 def test_a_picture_is_predicted_by_name(tmp_path):
     from PIL import Image
 

@@ -12,7 +12,7 @@ from deepen.version import __version__
 
 if TYPE_CHECKING:
     from deepen import detect
-    from deepen.api import evaluate, predict, train
+    from deepen.api import calibrate, compare_weights, corrupted, evaluate, predict, train
     from deepen.models import list_models, register_model
     from deepen.weights import create_model, load
 
@@ -23,11 +23,17 @@ _HOME = {
     "load": "deepen.weights",
     "train": "deepen.api",
     "evaluate": "deepen.api",
+    "compare_weights": "deepen.api",
+    "corrupted": "deepen.api",
+    "calibrate": "deepen.api",
     "predict": "deepen.api",
 }
 
 __all__ = [
     "__version__",
+    "calibrate",
+    "compare_weights",
+    "corrupted",
     "create_model",
     "detect",
     "evaluate",

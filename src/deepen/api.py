@@ -1,15 +1,17 @@
-"""What a command does, as one call: train, search, evaluate, predict."""
+"""What a command does, as one call: train, search, evaluate, compare, predict."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepen.assessment import evaluate
+from deepen import assessment
+from deepen.assessment import Robustness, evaluate
 from deepen.baselines.probe import Probe
 from deepen.baselines.probe import probe as probe_layer
 from deepen.data.decode import PictureError
@@ -17,20 +19,24 @@ from deepen.data.sources import PictureSet, open_source
 from deepen.data.tags import tags_of
 from deepen.deployment.pictures import Source, find_pictures
 from deepen.deployment.predictor import Prediction, Predictor
+from deepen.display import Part, displayed
 from deepen.errors import InputError
+from deepen.evaluation.comparison import Comparison
 from deepen.evaluation.metrics import Scores
 from deepen.files import write_whole
 from deepen.locks import hold
+from deepen.report.comparison import MAX_PICTURES, write_comparison
 from deepen.report.page import write_report
 from deepen.training import pictures
 from deepen.training import search as searching
-from deepen.training.build import Job, batches, build, num_workers, protocol
+from deepen.training.build import Job, batches, build, num_workers, protocol, views
 from deepen.training.distributed import ALONE_TIMEOUT_S, join
 from deepen.training.environment import Began, write_environment
 from deepen.training.loop import fit
 from deepen.training.lr_finder import Sweep, sweep
 from deepen.training.plan import Plan, same_plan, settle, share
 from deepen.training.request import (
+    Assessing,
     Probing,
     Searching,
     Sweeping,
@@ -43,18 +49,27 @@ from deepen.training.run import Run
 from deepen.training.scored import open_to_probe, split_names
 from deepen.training.search import Found, Order, space_of
 from deepen.training.state import State
-from deepen.training.task import task_of
+from deepen.training.task import Pictures, task_of
 from deepen.training.tuning import tuned
 from deepen.weights import load_weights, save_weights
 from deepen.weights.convert import has_card, load_foreign
 
 
+@displayed
 class Trained(NamedTuple):
     """A finished run: its folder, the split that it is reported on, and the scores there."""
 
     run: Path
     split: str
     scores: Any
+
+    def display(self) -> list[Part]:
+        """What it shows of itself."""
+        return [
+            f"{self.split} {self.scores.headline}  ({self.scores.protocol})",
+            f"report  {self.run / 'report.html'}",
+            f"next    deepen predict {self.run / 'best.safetensors'} PICTURE...",
+        ]
 
 
 @takes(Training)
@@ -134,6 +149,12 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     trained = Trained(run.path, split, examined.scores)
     if loaded is None:
         return trained
+    splits = plan.source.splits
+    if split != "train":
+        seen = Pictures(
+            splits[split], splits["train"], partial(views, plan, job.here), job.here.place
+        )
+        job.task.explain(examined, job.network, seen)
     for error in found.bad:
         if error.path not in state.bad:
             state.bad[error.path] = error.reason
@@ -153,6 +174,7 @@ def test(plan: Plan, job: Job, run: Run, state: State) -> Trained:
     return trained
 
 
+@displayed
 class Searched(NamedTuple):
     """A search that ended: its folder, what was found, and the best trial's scores.
 
@@ -162,6 +184,25 @@ class Searched(NamedTuple):
     folder: Path
     found: Found
     trained: Trained | None
+
+    def display(self) -> list[Part]:
+        """What it shows of itself."""
+        best, trained = self.found.best, self.trained
+        if best is None or trained is None:
+            return [f"{self.found.running} trials of other processes are still under way"]
+        settings = ", ".join(
+            f"{key} {value if isinstance(value, str) else f'{value:g}'}"
+            for key, value in best.values.items()
+        )
+        reached = f"{self.found.figure} {best.top1 or 0:.4f}"
+        if (found := self.found.interval) is not None:
+            reached = f"accuracy {found.in_words}"
+        return [
+            f"best    trial {best.number}: {settings}",
+            f"        validation {reached}, the best of {len(self.found.trials)}: optimistic",
+            trained.display()[0],
+            f"report  {self.folder / 'report.html'}",
+        ]
 
 
 @takes(Searching)
@@ -187,6 +228,8 @@ def _search(asked: Searching, held: ExitStack) -> Searched:
         note_place(begun, plan)
     else:
         plan = tuned(settle(asked, asked), asked)
+        space, _ = space_of(plan.recipe)
+        searching.check(Order(plan, space, asked.pruner, Path(), asked.storage, asked.study))
         stem = f"{_stem(plan.data)}-{plan.model}-search"
         folder = Run.create(asked.output, stem).path
         held.enter_context(_alone(asked, folder, "--output"))
@@ -267,12 +310,84 @@ def probe(asked: Probing) -> Probe:
     return found
 
 
+def compare_weights(
+    weights: Sequence[str | Path],
+    data: Any = None,
+    *,
+    ensemble: bool = False,
+    page: str | Path | None = None,
+    **scoring: Any,
+) -> Comparison:
+    """Score several weights files on the same pictures, and compare each two of them.
+
+    Args:
+        weights: the files, of the same classes.
+        data: labelled pictures, as for `evaluate`; by default those of training.
+        ensemble: combine them, too; which are worth it is chosen on validation pictures alone.
+        page: an .html file to write the comparison to, with the pictures that they disagree on.
+        scoring: further keywords of `evaluate`.
+
+    Raises:
+        InputError: none was named, or their classes or pictures are not the same.
+        WorkError: the page could not be written.
+    """
+    if not weights:
+        raise InputError("name the weights that are compared")
+    asked, pictures = Assessing(weights[0], data, **scoring), MAX_PICTURES if page else 0
+    found = assessment.compare_weights(weights, asked, ensemble=ensemble, pictures=pictures)
+    if page is not None:
+        write_comparison(Path(page), found)
+    return found
+
+
+def corrupted(
+    weights: str | Path,
+    data: Any = None,
+    *,
+    baseline: str | Path | None = None,
+    pictures: int | None = None,
+    **scoring: Any,
+) -> Robustness:
+    """Score weights on 15 common corruptions of the pictures, each at 5 severities.
+
+    Args:
+        weights: the file.
+        data: labelled pictures, as for `evaluate`; by default those of training.
+        baseline: other weights that errors are put in relation to.
+        pictures: at most so many are corrupted, evenly spaced.
+        scoring: further keywords of `evaluate`.
+
+    Raises:
+        InputError: weights and data do not go together.
+    """
+    asked = Assessing(weights, data, **scoring)
+    return assessment.corrupted(asked, baseline=baseline, most=pictures)
+
+
+def calibrate(weights: str | Path, data: Any = None, **scoring: Any) -> float:
+    """Fit the temperature on validation pictures; the weights file keeps it.
+
+    Args:
+        weights: the file, which is written.
+        data: labelled pictures, as for `evaluate`; by default those of training.
+        scoring: further keywords of `evaluate`.
+
+    Returns:
+        The temperature.
+
+    Raises:
+        InputError: the data have no validation pictures, or a picture has several classes.
+        WorkError: the file cannot be written.
+    """
+    return assessment.calibrate(Assessing(weights, data, **scoring))
+
+
 class Checked(NamedTuple):
     """A weights file's scores beside what is stated for it.
 
     Attributes:
         scores: measured.
-        error: 100 - top-1, in %.
+        error: 100 - top-1, in %, as papers state it.
         stated: the same as its author or its card says it; None where nobody does.
         notes: what was taken for granted.
     """

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -27,20 +28,22 @@ from deepen.data.decode import PictureError
 from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
 from deepen.evaluation import ensembles
-from deepen.evaluation.calibration import fit_temperature
-from deepen.evaluation.ensembles import Ensemble
+from deepen.evaluation.calibration import fit_temperature, reliability
+from deepen.evaluation.comparison import Comparison, Disagreement, disagreements
 from deepen.evaluation.hierarchy import hierarchical_error, read_hierarchy
 from deepen.evaluation.metrics import Scores, in_top, score
-from deepen.evaluation.paired import Paired, compare
+from deepen.evaluation.paired import compare
 from deepen.evaluation.protocols import Predictions
 from deepen.evaluation.tags import TagScores, score_tags
 from deepen.evaluation.views import Looks, look, with_geometry
 from deepen.files import write_whole
 from deepen.training.build import num_workers
 from deepen.training.request import Assessing, Scoring, takes
-from deepen.training.scored import Scored, open_scored
+from deepen.training.scored import Opened, Scored, open_scored
+from deepen.training.task import small_png
 from deepen.version import __version__
-from deepen.weights import Card, Loaded, load_weights, save_weights
+from deepen.weights import Card, Loaded, load_weights, read_card, save_weights
+from deepen.zoo import zoo_file
 
 _KEPT_PICTURES = 500
 """Fewer are looked at each time: that takes no time worth the disk."""
@@ -80,14 +83,19 @@ def evaluate(asked: Assessing) -> Scores | TagScores:
     return scores_of(see(asked), asked)
 
 
-def see(asked: Assessing) -> Seen:
+def see(asked: Assessing, opened: Opened | None = None) -> Seen:
     """Look at the pictures.
+
+    Args:
+        asked: weights, pictures, and how the network looks at them.
+        opened: what other weights were scored on, for these to share.
 
     Raises:
         InputError: weights, data and protocol do not go together.
     """
-    loaded = load_weights(asked.weights, model=asked.model)
-    return _see(asked, loaded, open_scored(asked, loaded.card))
+    opened = Opened() if opened is None else opened
+    weights = opened.once(("weights", asked.weights), lambda: _Weights(asked))
+    return _see(asked, weights, open_scored(asked, weights.card, opened), opened)
 
 
 def scores_of(seen: Seen, asked: Assessing, logits: Tensor | None = None) -> Scores | TagScores:
@@ -107,20 +115,22 @@ def scores_of(seen: Seen, asked: Assessing, logits: Tensor | None = None) -> Sco
     return found.model_copy(update={"hierarchical_error": far})
 
 
-def _see(asked: Assessing, loaded: Loaded, scored: Scored) -> Seen:
-    card = loaded.card
+def _see(asked: Assessing, weights: _Weights, scored: Scored, opened: Opened) -> Seen:
+    card, loaded = weights.card, None
     place = _label_map(scored, card.classes, asked.weights)
     looks = Looks(asked.crops, asked.scales, asked.averaging, asked.border)
-    plain = with_geometry(card.preprocessing, asked.shorter_side, asked.interpolation)
-    network = loaded.model.to(asked.place)
+    own, way = card.preprocessing, asked.interpolation
+    plain = with_geometry(own, asked.shorter_side, way, asked.crop_fraction)
     parts: list[Predictions] = []
     for name in scored.splits:
         split = scored.source.splits[name]
-        kept = _kept_file(asked, split, f"{looks} {plain}")
+        contents = opened.once(("contents", split), lambda split=split: _contents(split))
+        kept = _kept_file(asked, weights, contents, f"{looks} {plain}")
         part = _read_kept(kept) if kept else None
         if part is None:
+            loaded = weights.load() if loaded is None else loaded
             part = look(
-                network,
+                loaded.model.to(asked.place),
                 split,
                 plain,
                 looks,
@@ -149,44 +159,14 @@ def _see(asked: Assessing, loaded: Loaded, scored: Scored) -> Seen:
         card=card,
         logits=torch.cat([part.logits for part in parts]),
         labels=_in_place(labels, place, len(card.classes)),
-        keys=tuple(
-            scored.source.splits[name].key(index)
-            for name, part in zip(scored.splits, parts, strict=True)
-            for index in part.indices.tolist()
-        ),
+        keys=_keys(scored, parts, opened),
         bad=tuple(error for part in parts for error in part.bad),
         protocol=f"{scored.source.name}, {scored.part}, {count}, {looks.describe(plain)}",
     )
 
 
-class Comparison(NamedTuple):
-    """Several networks on the same pictures.
-
-    Attributes:
-        names: of the weights.
-        scores: of each.
-        pairs: of each two (first, second), how they differ.
-        ensemble: of all of them, where it was asked for.
-        together: its scores.
-        chosen: of the members, those that a greedy choice on validation pictures keeps, best first;
-            empty where there are none.
-        chosen_scores: of these together.
-        disagreements: pictures that not all of them call the same: the key, the true class, and
-            what each says.
-    """
-
-    names: list[str]
-    scores: list[Scores]
-    pairs: dict[tuple[int, int], Paired]
-    ensemble: Ensemble | None
-    together: Scores | None
-    chosen: list[int]
-    chosen_scores: Scores | None
-    disagreements: list[tuple[str, str, list[str]]]
-
-
 def compare_weights(
-    weights: Sequence[str | Path], asked: Assessing, *, ensemble: bool = False
+    weights: Sequence[str | Path], asked: Assessing, *, ensemble: bool = False, pictures: int = 0
 ) -> Comparison:
     """Score several weights files on the same pictures; compare each two, and combine them all.
 
@@ -195,12 +175,13 @@ def compare_weights(
         asked: all else; its own `weights` are not looked at.
         ensemble: whether they are combined; which of them are worth it is chosen on validation
             pictures alone.
+        pictures: of the pictures that they disagree on, how many are shown small.
 
     Raises:
         InputError: their classes or pictures are not the same.
     """
-    each = [replace(asked, weights=file) for file in weights]
-    seen = [see(one) for one in each]
+    each, opened = [replace(asked, weights=file) for file in weights], Opened()
+    seen = [see(one, opened) for one in each]
     first = seen[0]
     for other in seen[1:]:
         if other.card.classes != first.card.classes or other.card.thresholds:
@@ -216,32 +197,37 @@ def compare_weights(
     pairs = {(i, j): compare(right[i], right[j]) for i, j in places}
     combined = together = chosen_scores = None
     chosen: list[int] = []
+    calibrated = [_calibrated(one) for one in seen]
     if ensemble:
-        logits = [_calibrated(one) for one in seen]
-        combined = ensembles.examine(logits, first.labels, asked.averaging)
+        combined = ensembles.examine(calibrated, first.labels, asked.averaging)
         together = _together(first, asked, combined.logits, f"ensemble of {len(seen)}")
-        chosen = _choose(each, asked)
+        chosen = _choose(each, asked, opened)
         if chosen:
-            some = ensembles.combine([logits[i] for i in chosen], asked.averaging)
+            some = ensembles.combine([calibrated[i] for i in chosen], asked.averaging)
             words = f"ensemble of {len(chosen)}, chosen on validation pictures"
             chosen_scores = _together(first, asked, some, words)
-    said = torch.stack([one.logits.argmax(1) for one in seen], 1)
-    names = first.card.classes
-    unlike = (said != said[:, :1]).any(1).nonzero().flatten().tolist()
-    disagreements = [
-        (first.keys[i], names[int(first.labels[i])], [names[c] for c in said[i].tolist()])
-        for i in unlike
-    ]
+    unlike = disagreements(calibrated, first.labels, first.keys, first.card.classes)
     return Comparison(
-        [one.name for one in seen],
-        scores,
-        pairs,
-        combined,
-        together,
-        chosen,
-        chosen_scores,
-        disagreements,
+        names=[one.name for one in seen],
+        scores=scores,
+        pairs=pairs,
+        reliability=[reliability(each, first.labels) for each in calibrated],
+        ensemble=combined,
+        together=together,
+        chosen=chosen,
+        chosen_scores=chosen_scores,
+        disagreements=_pictured(unlike, pictures, open_scored(each[0], first.card, opened)),
     )
+
+
+def _pictured(unlike: list[Disagreement], count: int, scored: Scored) -> list[Disagreement]:
+    """The first of them with their pictures."""
+    if not count:
+        return unlike
+    splits = [scored.source.splits[name] for name in scored.splits]
+    places = {key: (split, i) for split in splits for i, key in enumerate(split.keys)}
+    pictured = [one._replace(png=small_png(*places[one.key])) for one in unlike[:count]]
+    return pictured + unlike[count:]
 
 
 def _calibrated(seen: Seen) -> Tensor:
@@ -255,12 +241,12 @@ def _together(first: Seen, asked: Assessing, logits: Tensor, words: str) -> Scor
     return found
 
 
-def _choose(each: Sequence[Assessing], asked: Assessing) -> list[int]:
+def _choose(each: Sequence[Assessing], asked: Assessing, opened: Opened) -> list[int]:
     """Members worth having, by the validation pictures of the data; none where it has none."""
     if asked.split in ("val", "all"):
         return []
     try:
-        seen = [see(replace(one, split="val")) for one in each]
+        seen = [see(replace(one, split="val"), opened) for one in each]
     except InputError:
         return []
     if any(one.keys != seen[0].keys for one in seen):
@@ -317,10 +303,10 @@ def corrupted(
     Raises:
         InputError: weights and data do not go together.
     """
-    loaded = load_weights(asked.weights, model=asked.model)
-    if loaded.card.thresholds:
+    weights = _Weights(asked)
+    if weights.card.thresholds:
         raise InputError(f"{asked.weights}: tells several classes a picture; an error needs one")
-    scored = open_scored(asked, loaded.card)
+    scored = open_scored(asked, weights.card)
     if len(scored.splits) != 1:
         raise InputError("--corruptions: name one --split")
     name = scored.splits[0]
@@ -329,18 +315,16 @@ def corrupted(
         split = split.take([i * len(split) // most for i in range(most)])
         sources = replace(scored.source, splits={name: split})
         scored = scored._replace(source=sources, part=f"{most:,} of the {scored.part}")
-    clean = scores_of(_see(asked, loaded, scored), asked)
+    clean = scores_of(_see(asked, weights, scored, Opened()), asked)
     assert isinstance(clean, Scores)
     other = None
     if baseline is not None:
-        other = _errors(replace(asked, weights=baseline), None, scored, name, seed)
-    return Robustness(clean, _errors(asked, loaded, scored, name, seed), other)
+        other = _errors(replace(asked, weights=baseline), scored, name, seed)
+    return Robustness(clean, _errors(asked, scored, name, seed), other)
 
 
-def _errors(
-    asked: Assessing, loaded: Loaded | None, scored: Scored, name: SplitName, seed: int
-) -> dict[str, list[float]]:
-    loaded = loaded if loaded is not None else load_weights(asked.weights, model=asked.model)
+def _errors(asked: Assessing, scored: Scored, name: SplitName, seed: int) -> dict[str, list[float]]:
+    loaded = load_weights(asked.weights, model=asked.model)
     card, plain = loaded.card, loaded.card.preprocessing
     place = _label_map(scored, card.classes, asked.weights)
     split = replace(scored.source.splits[name], white=plain.white)
@@ -387,14 +371,47 @@ def calibrate(asked: Assessing) -> float:
     if not file.is_file():
         raise InputError(f"{file}: is no file that a temperature could be kept in")
     scored = open_scored(replace(asked, split="val"), loaded.card)
-    seen = _see(asked, loaded, scored)
+    seen = _see(asked, _Weights(asked), scored, Opened())
     temperature = fit_temperature(seen.logits, seen.labels)
     card = loaded.card.model_copy(update={"temperature": temperature})
     save_weights(file, loaded.model.cpu(), card, loaded.mean_image)
     return temperature
 
 
-# Labels of the data, in the order of the weights
+# Weights, and the order of their pictures and classes
+
+
+class _Weights:
+    """Weights whose network is built only when it must look: kept logits need their card alone."""
+
+    def __init__(self, asked: Scoring) -> None:
+        self._word, self._model = asked.weights, asked.model
+        file = Path(zoo_file(str(asked.weights)) or asked.weights)
+        self._file = file if file.is_file() else None
+
+    @cached_property
+    def card(self) -> Card:
+        return self.load().card if self._file is None else read_card(self._file)
+
+    @cached_property
+    def digest(self) -> bytes | None:
+        """SHA-256 of the file; None where there is none."""
+        return None if self._file is None else hashlib.sha256(self._file.read_bytes()).digest()
+
+    def load(self) -> Loaded:
+        return load_weights(self._word, model=self._model)
+
+
+def _keys(scored: Scored, parts: Sequence[Predictions], opened: Opened) -> tuple[str, ...]:
+    """Names of the pictures; those of a whole split are made once."""
+    found: list[str] = []
+    for name, part in zip(scored.splits, parts, strict=True):
+        split = scored.source.splits[name]
+        keys = opened.once(("keys", split), lambda split=split: tuple(split.keys))
+        if len(part.indices) == len(keys) and len(parts) == 1:
+            return keys
+        found += [keys[index] for index in part.indices.tolist()]
+    return tuple(found)
 
 
 def _label_map(scored: Scored, card: tuple[str, ...], weights: str | Path) -> Tensor:
@@ -422,30 +439,44 @@ def _some(names: Sequence[str], most: int = 20) -> str:
 # Logits that are kept
 
 
-def _kept_file(asked: Scoring, split: Split, protocol: str) -> Path | None:
-    """Where the logits of these weights on these pictures by this protocol lie; None: nowhere."""
-    if len(split) < _KEPT_PICTURES or not Path(asked.weights).is_file():
+def _contents(split: Split) -> bytes | None:
+    """SHA-256 of labels and pictures; None where no logits are kept of them.
+
+    Of files it has place, size and times: one that is written to has another time of change.
+    """
+    if len(split) < _KEPT_PICTURES:
         return None
-    digest = hashlib.sha256(Path(asked.weights).read_bytes())
-    about = (__version__, torch.__version__, str(asked.place), protocol, str(asked.model))
-    digest.update(json.dumps(about).encode())
-    digest.update(split.labels.tobytes())
+    digest = hashlib.sha256(split.labels.tobytes())
     files = split.files if split.rows is None else split.rows.shards.files
-    try:
-        if split.images is not None:
-            digest.update(split.images.tobytes())
-        elif files is not None:  # a file that is written to has another time of change
+    if split.images is not None:
+        digest.update(np.ascontiguousarray(split.images).data)
+    elif files is not None:
+        try:
             for file in files:
                 now = os.stat(file)
                 times = now.st_mtime_ns, now.st_ctime_ns
                 digest.update(f"{file} {now.st_size} {times}\n".encode())
-            if split.rows is not None:
-                digest.update(split.rows.numbers.tobytes())
-        else:
+        except OSError:
+            return None
+        if split.rows is not None:
+            digest.update(split.rows.numbers.tobytes())
+    else:
+        return None
+    return digest.digest()
+
+
+def _kept_file(
+    asked: Scoring, weights: _Weights, contents: bytes | None, protocol: str
+) -> Path | None:
+    """Where the logits of these weights on these pictures by this protocol lie; None: nowhere."""
+    try:
+        if contents is None or weights.digest is None:
             return None
         home = Path(os.environ.get("DEEPEN_CACHE_DIR") or "~/.cache/deepen").expanduser()
     except (OSError, RuntimeError):
         return None
+    about = (__version__, torch.__version__, str(asked.place), protocol, str(asked.model))
+    digest = hashlib.sha256(weights.digest + contents + json.dumps(about).encode())
     return home / "logits" / f"{digest.hexdigest()}.safetensors"
 
 

@@ -8,18 +8,18 @@ were fixed on validation pictures before any network had seen the test half.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from deepen import api
-from deepen.baselines.shallow import linear_classifier, rbf_svm, test_error
+from deepen.baselines.shallow import linear_classifier, rbf_svm, test_accuracy
 from deepen.data.decode import PictureError
 from deepen.data.sources import open_source
 from deepen.deployment.predictor import Prediction
+from deepen.evaluation.intervals import OverSeeds, over_seeds
 from deepen.training.progress import Reporter
 
 SEEDS = (0, 1, 2)
@@ -42,17 +42,18 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Entry(NamedTuple):
-    """A row of the table: mean test error in percent, its spread over seeds, and the seeds."""
+    """A row of the table: test accuracy of each seed, in 0..1, all of them together, the runs."""
 
     name: str
-    error_percent: float
-    spread: float | None
+    top1: tuple[float, ...]
+    together: OverSeeds
     runs: tuple[Path, ...]
 
 
 class Demonstration(NamedTuple):
     """All of it: the table, and pictures predicted from their files with the true digit."""
 
+    protocol: str
     entries: tuple[Entry, ...]
     weights: Path
     predictions: tuple[tuple[Prediction, str], ...]
@@ -72,14 +73,14 @@ def demonstrate(output: Path, reporter: Reporter, say: Callable[[str], None]) ->
     source = open_source("digits", validation=0)
     train, test = source.splits["train"], source.splits["test"]
     entries = [
-        Entry(name, 100 * test_error(classifier, train, test, DIGIT_LEVELS), None, ())
+        _entry(name, [test_accuracy(classifier, train, test, DIGIT_LEVELS)], len(test))
         for name, classifier in (
             ("linear classifier", linear_classifier()),
             ("RBF support vector machine", rbf_svm()),
         )
     ]
     for model, (recipe, changes) in NETWORKS.items():
-        errors, runs = [], []
+        shares, runs = [], []
         for seed in SEEDS:
             trained = api.train(
                 "digits",
@@ -90,12 +91,17 @@ def demonstrate(output: Path, reporter: Reporter, say: Callable[[str], None]) ->
                 reporter=reporter,
                 command="deepen demo",
             )
-            errors.append(100 * (1 - trained.scores.top1))
+            shares.append(trained.scores.top1)
             runs.append(trained.run)
-            say(f"{model}, seed {seed}: test error {errors[-1]:.2f}%, {trained.run}")
-        entries.append(Entry(model, statistics.mean(errors), statistics.stdev(errors), tuple(runs)))
+            say(f"{model}, seed {seed}: test {trained.scores.headline}, {trained.run}")
+        entries.append(_entry(model, shares, len(test), runs))
     weights = entries[-1].runs[0] / "best.safetensors"
-    return Demonstration(tuple(entries), weights, _predict_files(output, weights))
+    words = f"digits, test split, {len(test)} pictures, the same for all, each seen once"
+    return Demonstration(words, tuple(entries), weights, _predict_files(output, weights))
+
+
+def _entry(name: str, shares: list[float], n: int, runs: Sequence[Path] = ()) -> Entry:
+    return Entry(name, tuple(shares), over_seeds(shares, n), tuple(runs))
 
 
 def _predict_files(output: Path, weights: Path) -> tuple[tuple[Prediction, str], ...]:

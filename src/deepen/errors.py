@@ -55,7 +55,8 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
     unknown model 'resnet21'; nearest: resnet20
     """
     known = sorted(known)
-    near = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6)
+    named = {each.lower(): each for each in known}
+    near = [named[each] for each in difflib.get_close_matches(word.lower(), named, cutoff=0.6)]
     hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}; {hint}")
 

@@ -28,6 +28,7 @@ from deepen.analysis.memory import Input, Ledger, in_mode, make_inputs, run
 from deepen.analysis.meta import Meta, Operation, on_meta, tensors_in
 from deepen.analysis.receptive_field import ReceptiveField, Sights, see_input
 from deepen.analysis.work import Work, count
+from deepen.display import Part, Table, displayed
 from deepen.errors import InputError
 
 
@@ -61,7 +62,8 @@ class Layer:
         return self.work.macs
 
 
-@dataclass(frozen=True)
+@displayed
+@dataclass(frozen=True, repr=False)
 class Complexity:
     """The costs of a network on one input.
 
@@ -89,6 +91,24 @@ class Complexity:
     on_weights: Work
     uncounted: dict[str, int]
     kinds: dict[str, str] = field(repr=False)
+
+    def display(self) -> list[Part]:
+        """What it shows of itself: the totals, and every layer."""
+        rows = [
+            (
+                layer.name,
+                layer.kind,
+                "x".join(map(str, layer.output_shape[1:])),
+                *(f"{n:,}" for n in (layer.parameters, layer.macs, layer.work.connections)),
+                f"{layer.values:,}",
+            )
+            for layer in self.layers
+        ]
+        header = ("layer", "kind", "output", "parameters", "MACs", "connections", "values")
+        return [
+            f"{self.parameters:,} parameters, {self.macs:,} MACs (1 MAC = 2 FLOPs, no biases)",
+            Table(header, rows, words=3),
+        ]
 
     @property
     def work(self) -> Work:

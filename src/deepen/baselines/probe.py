@@ -14,8 +14,10 @@ import torch
 from deepen.data.decode import PictureError
 from deepen.data.loader import Batches
 from deepen.data.sources import PictureSet, SplitName
+from deepen.display import Part, displayed
 from deepen.errors import InputError
 from deepen.evaluation.features import Features, extract_features
+from deepen.evaluation.intervals import Interval, interval
 from deepen.weights import Loaded
 
 Kind = Literal["logistic", "svm"]
@@ -23,6 +25,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Candidates for C, the inverse of the regularization; the best on validation data is taken."""
 
 
+@displayed
 class Probe(NamedTuple):
     """What a probe found; shares are of the pictures, in 0..1.
 
@@ -49,6 +52,19 @@ class Probe(NamedTuple):
     num_samples: int
     protocol: str
     bad: tuple[PictureError, ...]
+
+    def display(self) -> list[Part]:
+        """What it shows of itself."""
+        chosen = f"C {self.c:g}, validation accuracy {100 * self.validation_top1:.2f}%"
+        return [
+            f"{self.split} accuracy {self.interval.in_words}  ({self.protocol})",
+            f"{self.num_features} features; {chosen}",
+        ]
+
+    @property
+    def interval(self) -> Interval:
+        """Of the accuracy that is reported."""
+        return interval(self.top1, self.num_samples)
 
 
 def probe(

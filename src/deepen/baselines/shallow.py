@@ -23,8 +23,8 @@ def rbf_svm() -> Any:
     return SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]: its stub knows names alone
 
 
-def test_error(classifier: Any, train: Split, test: Split, levels: int) -> float:
-    """Share of the test pictures, in 0..1, that a classifier trained on `train` gets wrong.
+def test_accuracy(classifier: Any, train: Split, test: Split, levels: int) -> float:
+    """Share of the test pictures, in 0..1, that a classifier trained on `train` gets right.
 
     Args:
         classifier: one of scikit-learn's, fresh.
@@ -34,7 +34,7 @@ def test_error(classifier: Any, train: Split, test: Split, levels: int) -> float
     """
     x, y = _pixels(train, levels), train.labels
     classifier.fit(x, y)
-    return float((classifier.predict(_pixels(test, levels)) != test.labels).mean())
+    return float((classifier.predict(_pixels(test, levels)) == test.labels).mean())
 
 
 def _pixels(split: Split, levels: int) -> np.ndarray:

@@ -130,7 +130,8 @@ def lenet_on_digits(images: Array, labels: Indices, num_epochs: int = 20) -> Wor
             Step("Its parameters.", {"": shapes}),
             Step("Mean loss in each epoch.", {"cross-entropy": by_epoch[:, None]}),
             Step(
-                f"Test error on the {len(images) - half} digits of the second half: {error:.2f}%."
+                f"Test accuracy on the {len(images) - half} digits of the second half: "
+                f"{100 - error:.2f}%."
             ),
         ),
     )

@@ -73,7 +73,8 @@ def _print(shown: list[Judged], judged: list[Judged]) -> None:
         say(source)
         for j in group:
             what = f"{j.claim.of}: {j.claim.quantity}"
-            figures = f"{_short(f'{j.claim.stated} {j.claim.unit}'):>14} {_short(j.found):>16}"
+            found = j.found if j.verdict == "measured" else _short(j.found)  # with its interval
+            figures = f"{_short(f'{j.claim.stated} {j.claim.unit}'):>14} {found:>16}"
             note = j.claim.needs or (j.wrong if j.wrong else said(j.claim))
             say(f"  {what:52} {figures}  {note}")
     verdicts = [v for v in VERDICTS if any(j.verdict == v for j in judged)]

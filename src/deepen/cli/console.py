@@ -18,10 +18,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console
 
-from deepen.data.names import UNPRINTABLE, printable
+from deepen.display import UNPRINTABLE, Part, columns, printable, text
 from deepen.errors import DeepenError, WorkError
 
 # What a spreadsheet takes for a formula, in full width too.
@@ -101,9 +100,9 @@ def say(line: str = "") -> None:
     _write(printable(line))
 
 
-def say_text(text: str) -> None:
+def say_text(lines: str) -> None:
     """Lines of deepen's own on standard output."""
-    for line in text.removesuffix("\n").split("\n"):
+    for line in lines.removesuffix("\n").split("\n"):
         say(line)
 
 
@@ -120,12 +119,12 @@ def complain(message: str, name: str = "deepen") -> None:
 def print_json(document: Any, indent: int | None = 1) -> None:
     """A document on standard output, and nothing else there."""
     lines = json.dumps(document, indent=indent, ensure_ascii=False).split("\n")
-    text = "\n".join(UNPRINTABLE.sub(_json_escape, line) for line in lines)
+    whole = "\n".join(UNPRINTABLE.sub(_json_escape, line) for line in lines)
     try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        whole.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(document, indent=indent)
-    _write(text)
+        whole = json.dumps(document, indent=indent)
+    _write(whole)
 
 
 def print_csv_row(cells: Sequence[Any]) -> None:
@@ -134,9 +133,9 @@ def print_csv_row(cells: Sequence[Any]) -> None:
     Words that a spreadsheet would take for a formula get an apostrophe before them, as it has one
     itself before words; programs had better read --json.
     """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(map(_no_formula, cells))
-    say(text.getvalue())
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(map(_no_formula, cells))
+    say(row.getvalue())
 
 
 def print_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -148,14 +147,14 @@ def print_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
     """A table in columns, the first `words` of them words and the others numbers."""
-    lines = [[printable(cell) for cell in line] for line in (header, *rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = []
-        for i, (cell, width) in enumerate(zip(line, widths, strict=True)):
-            space = " " * (width - cell_len(cell))  # a Chinese character is two columns wide
-            cells.append(cell + space if i < words else space + cell)
-        say("  ".join(cells).rstrip())
+    for line in columns(header, rows, words):
+        say(line)
+
+
+def print_parts(parts: Iterable[Part]) -> None:
+    """What a result says of itself, on standard output."""
+    for line in text(parts):
+        say(line)
 
 
 def _no_formula(cell: Any) -> Any:

@@ -14,9 +14,9 @@ from deepen.errors import InputError
 from deepen.training.request import Assessing
 
 if TYPE_CHECKING:
-    from deepen.assessment import Comparison, Robustness
+    from deepen.assessment import Robustness
+    from deepen.evaluation.comparison import Comparison
     from deepen.evaluation.metrics import Scores
-    from deepen.evaluation.paired import Paired
     from deepen.evaluation.tags import TagScores
 
 EXAMPLE = (
@@ -44,6 +44,10 @@ def evaluate(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Combine the networks, too.")
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write the comparison as a page, pictures and all."),
+    ] = None,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Also on 15 common corruptions of the pictures.")
     ] = False,
@@ -73,11 +77,19 @@ def evaluate(
         raise InputError(f"--{one[0] if one else 'csv'}: goes with one weights file")
     if ensemble and len(files) == 1:
         raise InputError("--ensemble: goes with two weights files or more")
+    if page is not None:
+        _check_page(page, len(files))
     if (baseline or pictures) and not corruptions:
         raise InputError(f"--{'baseline' if baseline else 'pictures'}: goes with --corruptions")
     if len(files) > 1:
-        compared = assessment.compare_weights(files, asked, ensemble=ensemble)
+        from deepen.report.comparison import MAX_PICTURES, write_comparison
+
+        shown = MAX_PICTURES if page else 0
+        compared = assessment.compare_weights(files, asked, ensemble=ensemble, pictures=shown)
         print_json(_document(compared)) if as_json else _print_comparison(compared)
+        if page is not None:
+            write_comparison(page, compared)
+            asked.reporter.message(f"page {page}")
         return
     if calibrate:
         temperature = assessment.calibrate(asked)
@@ -87,6 +99,16 @@ def evaluate(
         print_json(_robust_document(robust)) if as_json else _print_robustness(robust)
         return
     _tell(assessment.evaluate(**_words(asked)), as_json, as_csv)
+
+
+def _check_page(page: Path, files: int) -> None:
+    """Before anything is looked at."""
+    if files == 1:
+        raise InputError("--page: goes with two weights files or more; a run has its report.html")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--page {page}: the page is an .html")
+    if not page.absolute().parent.is_dir():
+        raise InputError(f"--page {page}: no such folder {page.parent}")
 
 
 def _words(asked: Assessing) -> dict[str, Any]:
@@ -179,7 +201,7 @@ def _print_comparison(found: Comparison) -> None:
     print_columns(("weights", "accuracy", "95% interval", "pictures", "loss"), rows)
     say()
     for (i, j), pair in found.pairs.items():
-        say(f"{found.names[j]} against {found.names[i]}: {_in_words(pair)}")
+        say(f"{found.names[j]} against {found.names[i]}: {pair.in_words}")
     if found.ensemble is not None:
         say()
         lost = [
@@ -195,7 +217,7 @@ def _print_comparison(found: Comparison) -> None:
         )
     say()
     say(f"they disagree on {len(found.disagreements):,} pictures")
-    shown = [(key, true, ", ".join(said)) for key, true, said in found.disagreements[:SHOWN]]
+    shown = [(one.key, one.true, ", ".join(one.said)) for one in found.disagreements[:SHOWN]]
     if shown:
         print_columns(("picture", "true", "said"), shown)
 
@@ -204,15 +226,6 @@ def _row(name: str, scores: Scores) -> tuple[str, ...]:
     _, low, high, n = scores.interval
     reach = f"{100 * low:.1f} to {100 * high:.1f}%"
     return name, f"{100 * scores.top1:.2f}%", reach, f"{n:,}", f"{scores.loss:.4f}"
-
-
-def _in_words(pair: Paired) -> str:
-    verdict = "shown" if pair.shown else "not shown"
-    return (
-        f"{100 * pair.difference:+.2f} points (95% interval {100 * pair.low:+.2f} to "
-        f"{100 * pair.high:+.2f}); right alone on {pair.only_second:,} and {pair.only_first:,}, "
-        f"exact McNemar p {pair.p:.2g}: {verdict}; {100 * pair.smallest:.2f} points would be"
-    )
 
 
 def _document(found: Comparison) -> dict[str, Any]:
@@ -236,7 +249,8 @@ def _document(found: Comparison) -> dict[str, Any]:
         "pairs": pairs,
         "ensemble": ensemble,
         "disagreements": [
-            {"picture": key, "true": true, "said": said} for key, true, said in found.disagreements
+            {"picture": key, "true": true, "said": said, "confidence": confidence}
+            for key, true, said, confidence, _ in found.disagreements
         ],
     }
 

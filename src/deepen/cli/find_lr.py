@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import print_columns, print_json, say
+from deepen.cli.console import print_json, print_parts, say
 from deepen.cli.options import DATA, JSON, Words, asks
 from deepen.training.request import Sweeping
 
 EXAMPLE = "Example: deepen find-lr PHOTOS --model resnet20 --output rates.svg"
-ROWS = 20
 
 
 @asks(
@@ -40,11 +39,6 @@ def find_lr(
     if as_json:
         print_json(found._asdict())
         return
-    every = -(-len(found.rates) // ROWS)
-    rows = zip(found.rates[::every], found.losses[::every], strict=True)
-    print_columns(("learning rate", "loss"), ((f"{r:.3g}", f"{v:.4f}") for r, v in rows), words=0)
-    say()
-    say(f"least at {found.best:.3g}{'; it diverged beyond' if found.diverged else ''}")
-    say(f"suggested  --lr {found.suggestion:.2g}")
+    print_parts(found.display())
     if output is not None:
         say(f"chart  {output}")

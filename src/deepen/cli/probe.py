@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deepen.cli.console import print_json, say
+from deepen.cli.console import print_json, print_parts
 from deepen.cli.options import JSON, LABELLED, WEIGHTS, Words, asks
 from deepen.training.request import Probing
 
@@ -31,9 +31,7 @@ def probe(words: Words, as_json: JSON = False) -> None:
 
     found = api.probe(**words)
     if as_json:
-        document = found._asdict() | {"bad": [str(error) for error in found.bad]}
-        print_json(document)
+        told = {"top1_interval": found.interval[1:3], "bad": [str(each) for each in found.bad]}
+        print_json(found._asdict() | told)
         return
-    say(f"{found.split} error {100 - 100 * found.top1:.2f}%  ({found.protocol})")
-    chosen = f"C {found.c:g}, validation error {100 - 100 * found.validation_top1:.2f}%"
-    say(f"{found.num_features} features; {chosen}")
+    print_parts(found.display())

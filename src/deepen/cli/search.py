@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from deepen.cli.console import print_json, say
+from deepen.cli.console import print_json, print_parts
 from deepen.cli.options import DATA, JSON, Words, asks
 from deepen.training.request import Searching
 
@@ -25,20 +25,12 @@ def search(words: Words, as_json: JSON = False) -> None:
     from deepen import api  # imports torch
 
     searched = api.search(**words)
-    best, trained = searched.found.best, searched.trained
+    trained = searched.trained
     if as_json:
         scores = None if trained is None else trained.scores.model_dump()
         rows = [trial._asdict() for trial in searched.found.trials]
-        print_json({"folder": str(searched.folder), "trials": rows, "scores": scores})
+        reached = None if (found := searched.found.interval) is None else found._asdict()
+        told = {"folder": str(searched.folder), "trials": rows, "validation": reached}
+        print_json({**told, "scores": scores})
         return
-    if best is None or trained is None:
-        say(f"{searched.found.running} trials of other processes are still under way")
-        return
-    settings = ", ".join(f"{key} {value:g}" for key, value in best.values.items())
-    say(f"best    trial {best.number}: {settings}")
-    figure, value = searched.found.figure, best.top1 or 0
-    reached = f"error {100 - 100 * value:.2f}%" if figure == "top-1" else f"{figure} {value:.4f}"
-    say(f"        validation {reached}")
-    scores = trained.scores
-    say(f"{trained.split} {scores.headline}  ({scores.protocol})")
-    say(f"report  {searched.folder / 'report.html'}")
+    print_parts(searched.display())

@@ -59,7 +59,7 @@ def study(
     import torch
 
     from deepen.studies.conduct import Order, conduct
-    from deepen.studies.page import table, write_pages
+    from deepen.studies.page import beliefs, legend, table, write_pages
     from deepen.training.progress import Bars
     from deepen.training.request import pick_device
 
@@ -87,9 +87,11 @@ def study(
     )
     pages = write_pages(definition, results, folder)
     if as_json:
-        print_json(results.model_dump(mode="json"))
+        told = {"beliefs": beliefs(definition, results)}
+        print_json(results.model_dump(mode="json") | told)
         return
     print_columns(*_split(table(definition, results)))
+    say(legend(definition, results))
     for conclusion in results.conclusions:
         say(f"{conclusion.verdict}: {conclusion.statement}: {conclusion.found}")
     say(f"report  {pages[-1]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from deepen.cli.console import print_json, say
+from deepen.cli.console import print_json, print_parts
 from deepen.cli.options import DATA, JSON, RECIPE, Words, asks
 from deepen.training.request import Training
 
@@ -28,6 +28,4 @@ def train(words: Words, as_json: JSON = False) -> None:
         document = {"run": str(trained.run), "split": trained.split, **scores.model_dump()}
         print_json(document)
         return
-    say(f"{trained.split} {scores.headline}  ({scores.protocol})")
-    say(f"report  {trained.run / 'report.html'}")
-    say(f"next    deepen predict {trained.run / 'best.safetensors'} PICTURE...")
+    print_parts(trained.display())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +14,7 @@ from deepen.cli.console import print_columns, print_json, say
 from deepen.errors import InputError
 
 if TYPE_CHECKING:
+    from deepen.evaluation.intervals import Interval
     from deepen.weights.convert import Contents
     from deepen.weights.file import Card
 
@@ -21,38 +25,75 @@ weights = typer.Typer(no_args_is_help=True, help="Convert, show and name weights
 MaxMB = Annotated[
     int, typer.Option("--max-mb", min=1, help="Read no file that is, or unpacks to, more.")
 ]
-Classes = Annotated[
-    Path | None, typer.Option(help="A list of the classes' names in order, one a line.")
-]
-InputPx = Annotated[
-    int | None, typer.Option(min=1, help="Height and width of what the network sees.")
-]
-ResizePx = Annotated[
-    int | None, typer.Option(min=1, help="Shorter side of a picture before it is cropped.")
-]
-Mean = Annotated[
-    str | None, typer.Option(help="Subtracted, of each channel: 0.485,0.456,0.406 say.")
-]
-Std = Annotated[str | None, typer.Option(help="Divided by, of each channel.")]
-Entry = Annotated[
-    str | None, typer.Option(help="Which of a checkpoint's entries, where several fit: ema say.")
-]
-Shortcut = Annotated[
-    Literal["as-here", "pad-both"] | None,
-    typer.Option(
-        help="Where option A's zero maps are: after the others, or half before and half after."
-    ),
-]
-TrustModel = Annotated[
-    bool,
-    typer.Option(
-        "--trust-model",
-        help="Believe --model though others call another network of the same shape so.",
-    ),
-]
+
+
+def _told(
+    classes: Annotated[
+        Path | None, typer.Option(help="A list of the classes' names in order, one a line.")
+    ] = None,
+    input_px: Annotated[
+        int | None, typer.Option(min=1, help="Height and width of what the network sees.")
+    ] = None,
+    resize_px: Annotated[
+        int | None, typer.Option(min=1, help="Shorter side of a picture before it is cropped.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Subtracted, of each channel: 0.485,0.456,0.406 say.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Divided by, of each channel.")] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(help="Which of a checkpoint's entries, where several fit: ema say."),
+    ] = None,
+    shortcut: Annotated[
+        Literal["as-here", "pad-both"] | None,
+        typer.Option(
+            help="Where option A's zero maps are: after the others, or half before and half after."
+        ),
+    ] = None,
+    max_mb: MaxMB = 2048,
+    trust_model: Annotated[
+        bool,
+        typer.Option(
+            "--trust-model",
+            help="Believe --model though others call another network of the same shape so.",
+        ),
+    ] = False,
+) -> dict[str, Any]:
+    """What is said of a file without a card, as keywords of `load_foreign` and `convert`."""
+    from deepen.weights.convert import Assumed, Meant, read_classes  # imports torch
+
+    return {
+        "classes": read_classes(classes) if classes else (),
+        "assumed": Assumed(input_px, resize_px, _numbers("--mean", mean), _numbers("--std", std)),
+        "meant": Meant(entry, shortcut, trust_model),
+        "max_bytes": max_mb * 10**6,
+    }
+
+
+def of_foreign(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of `_told` in the place of its word `foreign`."""
+    told = inspect.signature(_told, eval_str=True).parameters
+    own = inspect.signature(verb, eval_str=True).parameters
+    keywords = [*own.values(), *told.values()]
+
+    def command(**given: Any) -> None:
+        foreign = _told(**{name: given.pop(name) for name in told})
+        verb(**given, foreign=foreign)
+
+    command.__signature__ = inspect.Signature(
+        [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for each in keywords
+            if each.name != "foreign"
+        ]
+    )
+    command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+    return command
 
 
 @weights.command(epilog=EXAMPLE)
+@of_foreign
 def convert(
     file: Annotated[
         str,
@@ -67,30 +108,14 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="By default FILE, with .safetensors.")
     ] = None,
-    classes: Classes = None,
-    input_px: InputPx = None,
-    resize_px: ResizePx = None,
-    mean: Mean = None,
-    std: Std = None,
-    entry: Entry = None,
-    shortcut: Shortcut = None,
-    max_mb: MaxMB = 2048,
-    trust_model: TrustModel = False,
+    *,
+    foreign: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Make a weights file, with a card, of a checkpoint from elsewhere; no code in it is run."""
-    from deepen.weights.convert import Assumed, Meant, read_classes  # imports torch
-    from deepen.weights.convert import convert as write
+    from deepen.weights.convert import convert as write  # imports torch
 
-    path, card, left_out = write(
-        file,
-        model,
-        output,
-        classes=read_classes(classes) if classes else (),
-        assumed=Assumed(input_px, resize_px, _numbers("--mean", mean), _numbers("--std", std)),
-        meant=Meant(entry, shortcut, trust_model),
-        max_bytes=max_mb * 10**6,
-    )
+    path, card, left_out = write(file, model, output, **foreign)
     if as_json:
         card_fields = card.model_dump(mode="json")
         print_json({"path": str(path), "card": card_fields, "left_out": list(left_out)})
@@ -104,6 +129,7 @@ def convert(
 @weights.command(
     epilog="Example: deepen weights check resnet20.th cifar10 --model resnet20 --stated 8.27"
 )
+@of_foreign
 def check(
     file: Annotated[Path, typer.Argument(help="A weights file, deepen's or another program's.")],
     data: Annotated[
@@ -124,50 +150,39 @@ def check(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where named data sets lie.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
-    classes: Classes = None,
-    input_px: InputPx = None,
-    resize_px: ResizePx = None,
-    mean: Mean = None,
-    std: Std = None,
-    entry: Entry = None,
-    shortcut: Shortcut = None,
-    max_mb: MaxMB = 2048,
-    trust_model: TrustModel = False,
+    *,
+    foreign: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Score any weights file on labelled pictures, beside the error that is stated for it."""
     from deepen import api  # imports torch
-    from deepen.weights.convert import Assumed, Meant, read_classes
 
     found = api.check(
         file,
         data,
         stated=stated,
         model=model,
-        foreign={
-            "classes": read_classes(classes) if classes else (),
-            "assumed": Assumed(
-                input_px, resize_px, _numbers("--mean", mean), _numbers("--std", std)
-            ),
-            "meant": Meant(entry, shortcut, trust_model),
-            "max_bytes": max_mb * 10**6,
-        },
+        foreign=foreign,
         split=split,
         data_dir=data_dir,
         device=device,
     )
     off = None if found.stated is None else abs(found.error - found.stated)
     if as_json:
-        scores = {"top1": found.scores.top1, "top5": found.scores.top5, "loss": found.scores.loss}
+        names = ("num_samples", "top1", "top1_interval", "top5", "loss", "protocol")
+        scores = found.scores.model_dump(include={*names})
         told = {"stated_error": found.stated, "error": found.error, **scores}
-        print_json({"path": str(file), **told, "protocol": found.scores.protocol})
+        print_json({"path": str(file), **told})
     else:
         say(found.scores.protocol)
         for line in found.notes:
             say(line)
-        beside = "; nothing is stated" if off is None else f"; stated {found.stated:.2f}%"
-        words = "" if off is None or off <= within else f": off by {off:.2f} points"
-        say(f"top-1 error {found.error:.2f}%{beside}{words}")
+        if off is None:
+            say(f"{found.scores.headline}; nothing is stated")
+        else:
+            words = "" if off <= within else f": off by {off:.2f} points"
+            error = found.scores.interval.complement.in_words
+            say(f"top-1 error {error}; stated {found.stated:.2f}%{words}")
     if off is not None and off > within:
         raise typer.Exit(1)
 
@@ -237,6 +252,7 @@ def _print_card(card: Card) -> None:
         "mean, std": "of each pixel" if pictures.mean_image else f"{pictures.mean}, {pictures.std}",
         "trained on": card.data,
         "score": ", ".join(f"{name} {value:.4f}" for name, value in card.score.items()),
+        "accuracy": "" if (found := _accuracy(card)) is None else found.in_words,
         "protocol": card.protocol,
         "source": card.source,
         "made": f"{card.created} by deepen {card.deepen_version}",
@@ -246,10 +262,22 @@ def _print_card(card: Card) -> None:
             say(f"  {name:10}  {value}")
 
 
+def _accuracy(card: Card) -> Interval | None:
+    """What the card's top-1 is worth, by the pictures that its protocol counts."""
+    from deepen.evaluation.intervals import interval
+
+    counted = re.search(r", ([\d,]+) pictures?, ", card.protocol)
+    if "top1" not in card.score or counted is None:
+        return None
+    return interval(card.score["top1"], int(counted[1].replace(",", "")))
+
+
 def _document(file: Path, found: Contents) -> dict[str, Any]:
+    accuracy = None if found.card is None else _accuracy(found.card)
     return {
         "path": str(file),
-        "card": None if found.card is None else found.card.model_dump(mode="json"),
+        "card": None if (card := found.card) is None else card.model_dump(mode="json"),
+        "accuracy": accuracy and accuracy._asdict(),
         "torchvision": found.torchvisions or None,
         "fits": list(dict.fromkeys(model for each in found.fits.values() for model in each)),
         "by_order": found.by_order,

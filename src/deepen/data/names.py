@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import PurePath
 
-# What ends a line, moves a terminal's cursor or turns the direction of reading: C0, DEL and C1,
-# separators of lines, the directions that are opened and closed; and bytes that were no UTF-8.
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
+from deepen.display import UNPRINTABLE as UNPRINTABLE
+from deepen.display import printable as printable
 
 _DIGITS = 4_000  # Python makes no number of more than 4,300
 
@@ -17,15 +15,6 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
     """Sort key that puts `img2` before `img10`, and upper case beside lower case."""
     pieces = re.split(r"(\d+)", text.casefold())
     return [int(piece[:_DIGITS]) if piece.isdecimal() else piece for piece in pieces], text
-
-
-def printable(text: str) -> str:
-    r"""In one line that no terminal obeys: newline is `\n`, ESC `\x1b`, a lost byte `\udc..`.
-
-    >>> printable("a\nb [red]")
-    'a\\nb [red]'
-    """
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shown(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -119,9 +120,23 @@ def lay_out(
         return open_folder(word, folder, frozenset(exclude), asked, to_train=to_train)
     if folder.exists():
         raise InputError(f"{word}: a file; a folder of class folders is needed")
+    near = _near(folder)
     if len(folder.parts) > 1:
-        raise InputError(f"{word}: no such folder")
-    raise unknown("data set or folder", word, NAMED)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise InputError(f"{word}: no such folder{hint}")
+    raise unknown("data set or folder", word, [*NAMED, *near])
+
+
+def _near(folder: Path) -> list[str]:
+    """Folders whose names are like that of a missing one, or of the first above it that is not."""
+    missing = folder
+    while not missing.parent.is_dir() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        beside = {each.name.lower(): each for each in missing.parent.iterdir() if each.is_dir()}
+    except OSError:
+        return []
+    return [str(beside[each]) for each in get_close_matches(missing.name.lower(), beside)]
 
 
 def folder_and_table(word: str) -> tuple[Path, dict[str, str]]:

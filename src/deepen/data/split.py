@@ -342,7 +342,13 @@ def own_split(
     keys = tuple(f"{name}/{split}/{place}" for place in range(len(labels)))
     if isinstance(pictures, Encoded):
         return Split(split, labels, keys, blobs=pictures, targets=targets)
-    images = np.asarray(pictures)
+    try:
+        images = np.asarray(pictures)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: pictures are neither paths nor arrays of one size; a torch Dataset may have "
+            "several"
+        ) from error
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise InputError(

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from deepen.data.decode import PictureError
 from deepen.deployment.pictures import Source, open_source_picture
+from deepen.display import Part, Table, displayed
 from deepen.errors import InputError
 from deepen.weights import load_weights
 
 
+@displayed
 class Prediction(NamedTuple):
     """What the network says of one picture.
 
@@ -28,6 +30,11 @@ class Prediction(NamedTuple):
 
     path: str
     top: tuple[tuple[str, float], ...]
+
+    def display(self) -> list[Part]:
+        """What it shows of itself."""
+        rows = [(name, f"{share:.1%}") for name, share in self.top]
+        return [Table((self.path, "probability"), rows)]
 
 
 class Predictor:

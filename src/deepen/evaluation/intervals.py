@@ -35,12 +35,14 @@ class Interval(NamedTuple):
 
 def interval(share: float, n: int) -> Interval:
     """Of a share of n pictures; the whole of 0..1 where there are none."""
-    from scipy.stats import binomtest  # takes half a second
-
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
-    low, high = binomtest(round(share * n), n).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(share, low, high, n)
+    z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share_there = round(share * n) / n
+    middle = share_there + z * z / (2 * n)
+    reach = z * math.sqrt(share_there * (1 - share_there) / n + (z / (2 * n)) ** 2)
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-reach, reach))
+    return Interval(share, max(0.0, low), min(1.0, high), n)
 
 
 def draw_again(n: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -77,26 +79,48 @@ class OverSeeds(NamedTuple):
         spread: their standard deviation (n - 1); None of one run.
         by_chance: what the deviation would be if each run had pictures of its own and nothing else
             differed, sqrt(p (1 - p) / n): a smaller spread says that runs agree on pictures.
-        interval: of the mean, by Student's t over the runs; None of one run.
+        low, high: where the mean over all seeds and pictures lies with 95% confidence at least:
+            Student's t over the runs and Wilson's interval of n pictures (more runs do not make
+            them more), which are independent, so that their squares add up.
         runs: how many.
+        n: pictures.
     """
 
     mean: float
     spread: float | None
     by_chance: float
-    interval: tuple[float, float] | None
+    low: float
+    high: float
     runs: int
+    n: int
+
+    @property
+    def in_words(self) -> str:
+        """Example: `99.12 ± 0.04% (95% interval 98.9 to 99.3%, n 10,000, 3 seeds; by n ± 0.09)`.
+
+        The last is the deviation that the number of pictures alone would bring about.
+        """
+        low, high = 100 * self.low, 100 * self.high
+        between = f"95% interval {low:.1f} to {high:.1f}%, n {self.n:,}"
+        if self.spread is None:
+            return f"{100 * self.mean:.2f}% ({between}, one seed)"
+        return (
+            f"{100 * self.mean:.2f} ± {100 * self.spread:.2f}% ({between}, {self.runs} seeds; "
+            f"by n ± {100 * self.by_chance:.2f})"
+        )
 
 
 def over_seeds(shares: Sequence[float], n: int) -> OverSeeds:
     """Mean and spread of the same figure over seeds."""
     from scipy.stats import t
 
-    mean = statistics.fmean(shares)
+    mean, runs = statistics.fmean(shares), len(shares)
     by_chance = math.sqrt(mean * (1 - mean) / n)
-    if len(shares) == 1:
-        return OverSeeds(mean, None, by_chance, None, 1)
-    spread = statistics.stdev(shares)
-    deviations = float(t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1))
-    reach = deviations * spread / math.sqrt(len(shares))
-    return OverSeeds(mean, spread, by_chance, (mean - reach, mean + reach), len(shares))
+    spread, reach = None, 0.0
+    if runs > 1:
+        spread = statistics.stdev(shares)
+        reach = float(t.ppf((1 + CONFIDENCE) / 2, runs - 1)) * spread / math.sqrt(runs)
+    of_pictures = interval(mean, n)
+    low = mean - math.hypot(reach, mean - of_pictures.low)
+    high = mean + math.hypot(reach, of_pictures.high - mean)
+    return OverSeeds(mean, spread, by_chance, max(low, 0.0), min(high, 1.0), runs, n)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from deepen.display import Part, Table, displayed
 from deepen.errors import InputError, WorkError
 from deepen.evaluation.intervals import Interval, interval
 
@@ -33,6 +34,7 @@ class ClassScore(BaseModel):
     support: int
 
 
+@displayed
 class Scores(BaseModel):
     """The result of one evaluation, with the protocol that it was measured under.
 
@@ -77,6 +79,17 @@ class Scores(BaseModel):
         """Of top-1, with the number of pictures."""
         return interval(self.top1, self.num_samples)
 
+    def display(self) -> list[Part]:
+        """What it shows of itself: the protocol, the accuracy, and each class."""
+        rows = []
+        for row in self.per_class:
+            shares = ["-" if v is None else f"{v:.3f}" for v in (row.precision, row.recall, row.f1)]
+            reach = row.recall_interval
+            between = "-" if reach is None else f"{reach[0]:.3f} to {reach[1]:.3f}"
+            rows.append((row.name, *shares[:2], between, shares[2], str(row.support)))
+        header = ("class", "precision", "recall", "95% interval", "F1", "pictures")
+        return [self.protocol, self.headline, Table(header, rows)]
+
     @property
     def headline(self) -> str:
         """The accuracy in a line, and the means over classes, which rare ones have a say in."""
@@ -88,6 +101,7 @@ class Scores(BaseModel):
         return words
 
 
+@displayed
 class Figures(BaseModel):
     """The result of an evaluation of a task that is no classification.
 
@@ -104,6 +118,12 @@ class Figures(BaseModel):
     num_skipped: int
     figures: dict[str, float | None]
     protocol: str
+
+    def display(self) -> list[Part]:
+        """What it shows of itself."""
+        known = {name: value for name, value in self.figures.items() if value is not None}
+        rows = [(name, f"{value:.4g}") for name, value in known.items()]
+        return [self.protocol, Table(("", f"of {self.num_samples:,} pictures"), rows)]
 
     @property
     def headline(self) -> str:

@@ -40,6 +40,16 @@ class Paired(NamedTuple):
     smallest: float
 
     @property
+    def in_words(self) -> str:
+        """The difference with its interval, the test, and what would be shown."""
+        return (
+            f"{100 * self.difference:+.2f} points (95% interval {100 * self.low:+.2f} to "
+            f"{100 * self.high:+.2f}); right alone on {self.only_second:,} and "
+            f"{self.only_first:,}, exact McNemar p {self.p:.2g}: "
+            f"{'shown' if self.shown else 'not shown'}; {100 * self.smallest:.2f} points would be"
+        )
+
+    @property
     def shown(self) -> bool:
         """Whether that one of them is better is shown, at 5%."""
         return self.p < SIGNIFICANT
@@ -71,11 +81,11 @@ def compare(first: Tensor, second: Tensor) -> Paired:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p: a fair coin's, of so many throws."""
-    from scipy.stats import binomtest  # takes half a second
+    """The exact two-sided p: a fair coin's, of so many throws; both tails are alike."""
+    from scipy.special import bdtr
 
-    differ = only_first + only_second
-    return float(binomtest(only_first, differ, 0.5).pvalue) if differ else 1.0
+    few, differ = min(only_first, only_second), only_first + only_second
+    return min(1.0, 2 * float(bdtr(few, differ, 0.5)))
 
 
 def _smallest(differ: int) -> int:

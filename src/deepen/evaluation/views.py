@@ -14,6 +14,7 @@ side at 224, 256, 384, 480, 640).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -310,14 +311,26 @@ def _pixels(image: Image.Image, plain: Preprocessing) -> Tensor:
 
 
 def with_geometry(
-    plain: Preprocessing, shorter_px: int | None, interpolation: str | None
+    plain: Preprocessing,
+    shorter_px: int | None,
+    interpolation: str | None,
+    crop_fraction: float | None = None,
 ) -> Preprocessing:
     """A preprocessing with another shorter side or interpolation, checked.
+
+    Args:
+        plain: the network's own.
+        shorter_px: the shorter side.
+        interpolation: of the resizing.
+        crop_fraction: the crop as a share of the shorter side, in its place: timm's `crop_pct`,
+            which rounds down.
 
     Raises:
         InputError: the shorter side is less than the crop.
     """
     changes: dict[str, Any] = {}
+    if crop_fraction is not None:
+        shorter_px = math.floor(max(plain.crop_px) / crop_fraction)
     if shorter_px is not None:
         if shorter_px < max(plain.crop_px):
             raise InputError(f"--shorter-side {shorter_px}: less than the crop, {plain.crop_px}")

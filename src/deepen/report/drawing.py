@@ -31,6 +31,7 @@ def draw(title: str, paint: Callable[[Axes], None], *, left: float = 0.125) -> M
     with charts.plain(title):
         figure = Figure(figsize=(520 / 72, 290 / 72))  # one unit of the SVG is 1/72 inch
         axes = figure.add_axes((left, 0.165, 0.98 - left, 0.805))
+        axes.xaxis.labelpad = 11  # a phone's letters are larger
         paint(axes)
         axes.grid(axis="y", color=INK["grid"], linewidth=1)
         axes.tick_params(which="both", length=0, pad=7, labelcolor=INK["axis"])

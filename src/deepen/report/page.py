@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
+import safetensors.torch
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, UndefinedError
 from markupsafe import Markup
 from PIL import Image
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ValidationError
 
 from deepen.data.names import shown
 from deepen.errors import InputError, first_problem
+from deepen.evaluation.calibration import reliability
 from deepen.evaluation.detection import DetectionScores
 from deepen.evaluation.localization import LocalizationScores
 from deepen.evaluation.metrics import ClassScore, Figures, Scores
@@ -35,6 +37,7 @@ from deepen.evaluation.tags import TagScores
 from deepen.files import read_json, read_text, read_yaml, write_whole
 from deepen.report import detection
 from deepen.report.drawing import INK, draw
+from deepen.report.reliability import diagram
 from deepen.report.search import search_charts
 from deepen.training.progress import has_scores
 from deepen.visualization.filters import filter_tiles, first_layer
@@ -98,14 +101,27 @@ class Machine(BaseModel, extra="allow"):
     started: datetime | None = None
 
 
+class Neighbour(BaseModel, extra="allow"):
+    """A training picture that is near a mistake by its features; `same`: pixel for pixel."""
+
+    key: str
+    label: str
+    similarity: float
+    same: bool
+    png: str
+
+
 class Mistake(BaseModel, extra="allow"):
-    """An entry of mistakes.json."""
+    """An entry of mistakes.json; older runs know nothing of its margin and what it is near to."""
 
     true: str
     predicted: str
     confidence: float
     key: str
     png: str
+    margin: float | None = None
+    nearest: list[Neighbour] = []
+    searched: int = 0
 
 
 class Search(BaseModel, extra="allow"):
@@ -154,7 +170,7 @@ def write_report(run: Path) -> Path:
             searched = search_charts(found)
     timing = _timing(rows)
     with _reading(run):
-        page = _template().render(
+        page = template("report.html.j2").render(
             name=run.resolve().name,
             subject=Path(data["name"].partition("?tags=")[0]).name
             or Path(data.get("root") or ".").name
@@ -191,6 +207,7 @@ def write_report(run: Path) -> Path:
             by_class=_by_class(scores) if scores else [],
             matrix=_matrix(scores) if scores else None,
             confusions=_confusions(scores) if scores else [],
+            reliability=_reliability(run / "predictions.safetensors", recipe) if scores else None,
             mistakes=_mistakes(run / "mistakes.json"),
             filters=_filters(weights, card) if weights and card else None,
             quarantined=_quarantined(run / "quarantine.txt"),
@@ -202,7 +219,8 @@ def write_report(run: Path) -> Path:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this room, with its filters and what it includes."""
     files = resources.files("deepen.report")
     environment = Environment(
         autoescape=True,
@@ -219,7 +237,7 @@ def _template() -> Template:
         "day": _day,
         "quote": shlex.quote,
     }
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 # Numbers in words
@@ -367,6 +385,20 @@ def _quarantined(path: Path) -> list[tuple[str, str]]:
     return [(name, reason) for name, _, reason in (line.partition("\t") for line in lines) if name]
 
 
+def _reliability(path: Path, recipe: list[tuple[str, str]]) -> dict[str, Any] | None:
+    """The reliability diagram of the predictions, at the temperature of the training."""
+    if not path.is_file():
+        return None
+    with _reading(path):
+        try:
+            found = safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(error) from error
+        temperature = float(dict(recipe).get("loss.temperature", 1))
+        bins = reliability(found["logits"], found["labels"], temperature)
+        return {"svg": diagram("Reliability", bins), "bins": bins}
+
+
 def _mistakes(path: Path) -> list[dict[str, Any]]:
     """The mistakes, each with `small`: its picture is to be enlarged without smoothing."""
     if not path.is_file():
@@ -374,9 +406,15 @@ def _mistakes(path: Path) -> list[dict[str, Any]]:
     with _reading(path):
         found = [_checked(path, each, Mistake).model_dump() for each in read_json(path)]
         for mistake in found:
-            header = base64.b64decode(mistake["png"][:32])  # 24 bytes; IHDR's chunk starts at 8
-            mistake["small"] = max(int.from_bytes(header[i : i + 4]) for i in (16, 20)) <= 64
+            for shown in (mistake, *mistake["nearest"]):
+                shown["small"] = is_small(shown["png"])
     return found
+
+
+def is_small(png: str) -> bool:
+    """Whether a PNG in base64 is to be enlarged without smoothing."""
+    header = base64.b64decode(png[:32])  # 24 bytes; IHDR's chunk starts at 8
+    return max(int.from_bytes(header[i : i + 4]) for i in (16, 20)) <= 64
 
 
 # Pictures
@@ -529,6 +567,6 @@ def _chart(
         if title in {TITLES.get(figure, figure) for figure in PERCENT}:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch", color=INK["axis"], labelpad=6)
+        axes.set_xlabel("epoch", color=INK["axis"])
 
     return draw(title, paint), is_log

@@ -161,11 +161,11 @@ STUDY = Study(
     varies="plain against residual blocks",
     held="pictures, recipe, the number of passes in all",
     measures=(
-        Measure("shallow", "training error of 20 layers, %"),
-        Measure("constructed", "of 56, constructed, %"),
+        Measure("shallow", "training error of 20 layers, %", of="train"),
+        Measure("constructed", "of 56, constructed, %", of="train"),
         Measure("largest change of a logit", "largest change of a logit", 7),
-        Measure("trained on", "constructed, trained on, %"),
-        Measure("from scratch", "56 layers from scratch, %"),
+        Measure("trained on", "constructed, trained on, %", of="train"),
+        Measure("from scratch", "56 layers from scratch, %", of="train"),
     ),
     curves={
         "constructed": "training error, shallow then constructed, %",

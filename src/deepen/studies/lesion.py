@@ -74,8 +74,8 @@ STUDY = Study(
     varies="plain against residual blocks, and which block is taken out",
     held="layers, width, pictures and recipe",
     measures=(
-        Measure("test_error", "test error, %"),
-        Measure("mean without a block", "mean without a block, %"),
+        Measure("test_error", "test error, %", of="test"),
+        Measure("mean without a block", "mean without a block, %", of="test"),
         Measure("worst without a block", "worst, %"),
     ),
     curves={"train_error": "training error, %"},

@@ -8,6 +8,7 @@ from importlib import resources
 from itertools import cycle
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -77,12 +78,34 @@ def table(study: Study, results: Results) -> list[tuple[str, ...]]:
     columns: list[tuple[str, ...]] = []
     for measure in study.measures:
         cells = (results.cell(arm, measure) for arm in results.arms())
-        columns.append((measure.label, *cells))
+        of = f" of {n:,}" if (n := results.pictures(measure)) else ""
+        columns.append((f"{measure.label}{of}", *cells))
         if any(p.measure == measure.name for p in _shown(study, results)):
             paper = (printed.get((arm, measure.name)) for arm in results.arms())
             columns.append(("paper", *("" if v is None else f"{v:g}" for v in paper)))
     seeds = ("seeds", *(_seeds(results, arm) for arm in results.arms()))
     return list(zip(("", *results.arms()), *columns, seeds, strict=True))
+
+
+def legend(study: Study, results: Results) -> str:
+    """What the table's cells hold."""
+    words = "Mean ± standard deviation over the seeds"
+    if not any(map(results.pictures, study.measures)):
+        return f"{words}."
+    return (
+        f"{words}; in brackets where the mean over all seeds and pictures lies with 95% "
+        "confidence, and the deviation that so many pictures alone would bring about."
+    )
+
+
+def beliefs(study: Study, results: Results) -> list[dict[str, Any]]:
+    """Of each arm and each share of pictures how far it can be believed; for --json."""
+    return [
+        {"arm": arm, "measure": measure.name, "of": measure.of, **found._asdict()}
+        for arm in results.arms()
+        for measure in study.measures
+        if (found := results.belief(arm, measure)) is not None
+    ]
 
 
 def _seeds(results: Results, arm: str) -> str:
@@ -117,7 +140,7 @@ def markdown(study: Study, results: Results) -> str:
         "| --- " * len(header) + "|",
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
-        "Mean ± standard deviation over the seeds.",
+        legend(study, results),
         "",
     ]
     if study.curves or study.bars:
@@ -173,6 +196,7 @@ def html(study: Study, results: Results, figure: str) -> str:
         departures=[line.replace("`", "") for line in (setting.departures if setting else ())],
         header=header,
         rows=rows,
+        legend=legend(study, results),
         figure=Markup(figure[figure.index("<svg") :]),
         provenance=_provenance(results).replace("`", ""),
     )

@@ -99,8 +99,8 @@ STUDY = Study(
     held="training and test pictures, neither augmented; networks: the recipe but for LeNet's rate",
     measures=(
         Measure("layers", "trained layers", 0),
-        Measure("train_error", "training error, %", 2),
-        Measure("test_error", "test error, %", 2),
+        Measure("train_error", "training error, %", 2, "train"),
+        Measure("test_error", "test error, %", 2, "test"),
     ),
     bars="test_error",
     settings={

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from deepen.evaluation.intervals import OverSeeds, over_seeds
 from deepen.models import create_model, get_architecture
 from deepen.models.architecture import Takes
 
@@ -77,14 +78,25 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the table: its name in a trial, what it is, and how many decimals are shown."""
+    """A column of the table.
+
+    Attributes:
+        name: in a trial.
+        label: what it is.
+        decimals: how many are shown.
+        of: the pictures that it is a share of, in %; "" where it is none.
+    """
 
     name: str
     label: str
     decimals: int = 1
+    of: Literal["train", "test", ""] = ""
 
 
-ERRORS = (Measure("train_error", "training error, %"), Measure("test_error", "test error, %"))
+ERRORS = (
+    Measure("train_error", "training error, %", of="train"),
+    Measure("test_error", "test error, %", of="test"),
+)
 ERROR_CURVES = {measure.name: measure.label for measure in ERRORS}
 
 
@@ -199,15 +211,30 @@ class Results(BaseModel):
         """Whether it is less for one arm than for another, of each seed that gave both."""
         return [difference < 0 for difference in self.over(one, other, measure).values()]
 
+    def pictures(self, measure: Measure) -> int:
+        """How many a measure is a share of; 0 where it is none."""
+        return self.about.get(measure.of, 0)
+
+    def belief(self, arm: str, measure: Measure) -> OverSeeds | None:
+        """How far a share of pictures can be believed; None of what is none."""
+        values, n = self.of(arm, measure.name), self.pictures(measure)
+        return over_seeds([value / 100 for value in values], n) if values and n else None
+
     def cell(self, arm: str, measure: Measure) -> str:
-        """Mean and standard deviation over the seeds, as a table has them."""
-        values = self.of(arm, measure.name)
+        """Mean and standard deviation over the seeds, as a table has them.
+
+        Of a share of pictures the 95% interval, too, and the deviation by their number alone.
+        """
+        values, points = self.of(arm, measure.name), f".{measure.decimals}f"
         if not values:
             return "–"
-        text = f"{mean(values):.{measure.decimals}f}"
-        if len(set(values)) == 1:  # one seed, or a count that no seed changes
+        text = f"{mean(values):{points}}"
+        if len(set(values)) > 1:  # else one seed, or a count that no seed changes
+            text += f" ± {stdev(values):{points}}"
+        if (found := self.belief(arm, measure)) is None:
             return text
-        return f"{text} ± {stdev(values):.{measure.decimals}f}"
+        low, high, chance = (100 * each for each in (found.low, found.high, found.by_chance))
+        return f"{text} ({low:{points}} to {high:{points}}; {chance:{points}})"
 
 
 @dataclass(frozen=True)

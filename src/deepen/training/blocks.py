@@ -111,7 +111,7 @@ class Cosine(_PerStep, frozen=True):
 
 
 class Plateau(Block, frozen=True):
-    """The rate is multiplied by gamma after `patience` epochs without a better validation error."""
+    """The rate times gamma after `patience` epochs without a better validation accuracy."""
 
     name: Literal["plateau"] = "plateau"
     gamma: float = Field(default=0.1, gt=0, lt=1)

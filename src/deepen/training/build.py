@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from deepen.analysis.memory import in_mode, make_inputs, run
 from deepen.analysis.meta import on_meta
 from deepen.data.augment import Augmentation
-from deepen.data.loader import Batches
+from deepen.data.loader import Batch, Batches
 from deepen.data.mixing import Mixing
 from deepen.data.sources import Split, SplitName
 from deepen.errors import InputError
@@ -191,6 +191,18 @@ def batches(
         world_size=here.processes.size,
         tell=here.reporter.message,
     )
+
+
+def views(plan: Plan, here: Here, pictures: Split) -> Iterator[Batch]:
+    """One pass over any pictures as they are scored, in this process alone."""
+    return Batches(
+        pictures,
+        plan.input.preprocessing,
+        batch_size=plan.recipe.batch_size,
+        workers=num_workers(here.workers, pictures),
+        mean_image=plan.input.mean_image,
+        device=here.place,
+    ).epoch(0)
 
 
 def protocol(plan: Plan, split: str, num_samples: int) -> str:

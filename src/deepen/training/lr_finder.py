@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepen import charts
 from deepen.data.loader import Batch
+from deepen.display import Part, Table, displayed
 from deepen.errors import InputError, WorkError
 from deepen.training.build import Job
 from deepen.training.finetuning import train_mode
@@ -24,10 +25,12 @@ from deepen.training.step import Step
 from deepen.training.task import Outcome
 
 _SMOOTHING = 0.9
+_ROWS = 20  # shown
 _DIVERGED = 4.0
 """The test ends at a smoothed loss of so many times the least."""
 
 
+@displayed
 class Sweep(NamedTuple):
     """What a range test found.
 
@@ -44,6 +47,18 @@ class Sweep(NamedTuple):
     best: float
     suggestion: float
     diverged: bool
+
+    def display(self) -> list[Part]:
+        """What it shows of itself: some of the steps, and what is suggested."""
+        every = -(-len(self.rates) // _ROWS)
+        some = zip(self.rates[::every], self.losses[::every], strict=True)
+        rows = [(f"{rate:.3g}", f"{loss:.4f}") for rate, loss in some]
+        return [
+            Table(("learning rate", "loss"), rows, words=0),
+            "",
+            f"least at {self.best:.3g}{'; it diverged beyond' if self.diverged else ''}",
+            f"suggested  --lr {self.suggestion:.2g}",
+        ]
 
 
 class _Diverged(Exception):

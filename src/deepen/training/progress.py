@@ -151,10 +151,10 @@ def has_scores(row: Row) -> bool:
 
 
 def _in_words(row: Row, prefix: str) -> str:
-    """The figures of a row that begin so; of classification the loss and the error."""
+    """The figures of a row that begin so; of classification the loss and the accuracy."""
     known = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
     if (top1 := known.get("top1")) is not None:
-        words = f"loss {known['loss']:.4f} error {100 - 100 * top1:.2f}%"
+        words = f"loss {known['loss']:.4f} accuracy {100 * top1:.2f}%"
         if (balanced := known.get("balanced")) is not None:
             words += f" balanced accuracy {100 * balanced:.2f}%"
         return words

@@ -366,6 +366,11 @@ class Assessing(Scoring):
     shorter_side: int | None = word(
         None, "Resize the shorter side to so many px, not as in training.", Option(int, least=1)
     )
+    crop_fraction: float | None = word(
+        None,
+        "The same by the crop's share of the shorter side, 0.875 say: timm's crop_pct.",
+        Option(float),
+    )
     interpolation: Literal["bilinear", "bicubic"] | None = word(
         None, "Of the resizing, not as in training.", Option(Literal["bilinear", "bicubic"])
     )
@@ -374,6 +379,19 @@ class Assessing(Scoring):
         "A CSV of classes and their parents: mistakes count by how far off they are.",
         Option(Path, metavar="CSV"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_fraction is None:
+            return
+        said = f"--crop-fraction {self.crop_fraction:g}"
+        if not 0 < self.crop_fraction <= 1:
+            raise InputError(f"{said}: more than 0 and at most 1; 0.875 is usual")
+        if self.shorter_side is not None:
+            raise InputError(f"{said}: goes not with --shorter-side; say one of them")
+        if self.scales or (self.crops in ("10", "144") and not self.border):
+            other = "--scales" if self.scales else f"--crops {self.crops}"
+            raise InputError(f"{said}: goes not with {other}, which has shorter sides of its own")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ in the splits that it came with; it may be of one class, or of some that the wei
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,21 @@ from deepen.errors import InputError
 from deepen.training.request import Scoring
 from deepen.training.resume import place_of
 from deepen.weights import Card
+
+Made = TypeVar("Made")
+
+
+class Opened:
+    """What is open already: weights that are scored one after the other share it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What was made under this key; made now where nothing was."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
 
 class Scored(NamedTuple):
@@ -41,12 +57,18 @@ class Scored(NamedTuple):
         return [self.source.classes[label] for label in np.unique(labels)]
 
 
-def open_scored(asked: Scoring, card: Card) -> Scored:
+def open_scored(asked: Scoring, card: Card, opened: Opened | None = None) -> Scored:
     """The pictures that weights with this card are to be scored on.
+
+    Args:
+        asked: weights and pictures.
+        card: of the weights.
+        opened: what was opened for other weights; the same data are not opened again.
 
     Raises:
         InputError: there are none, or no such split.
     """
+    opened = Opened() if opened is None else opened
     if isinstance(asked.data, PictureSet):
         word, laid = asked.data.name, asked.data
     else:
@@ -55,14 +77,17 @@ def open_scored(asked: Scoring, card: Card) -> Scored:
             word = word.replace("?labels=", "?tags=", 1)
         if word in NAMED or drawn(word):
             held = card.validation if asked.data in (None, card.data) else None
-            named = open_source(
-                word, data_dir=asked.folder, download=asked.download, validation=held
-            )
-            return _split_of(named, asked.split)
-        laid = lay_out(word, download=asked.download, to_train=False)
+
+            def open_it() -> PictureSet:
+                where, fetch = asked.folder, asked.download
+                return open_source(word, data_dir=where, download=fetch, validation=held)
+
+            return _split_of(opened.once((word, held), open_it), asked.split)
+        laid = opened.once(word, lambda: lay_out(word, download=asked.download, to_train=False))
     if laid.fingerprint == card.fingerprint:
         return _split_of(laid, asked.split)
-    held_out = _held_out(laid, card)
+    held = _held(card)
+    held_out = opened.once((laid, held, card.fingerprint), lambda: _held_out(laid, card))
     if held_out is not None and held_out.fingerprint == card.fingerprint:
         return _split_of(held_out, asked.split)
     recorded = bool(card.trained_on)
@@ -129,9 +154,12 @@ def _split_of(source: PictureSet, split: str | None) -> Scored:
 
 def _held_out(laid: PictureSet, card: Card) -> PictureSet | None:
     """The pictures with those held out that a training of this card holds out; None: it cannot."""
-    together = card.recipe.get("together")
-    held = Held(card.validation, None if together is None else str(together))
     with suppress(InputError):
         if "train" in laid.splits:
-            return hold_out_again(laid, held, card.fingerprint)
+            return hold_out_again(laid, _held(card), card.fingerprint)
     return None
+
+
+def _held(card: Card) -> Held:
+    together = card.recipe.get("together")
+    return Held(card.validation, None if together is None else str(together))

@@ -16,10 +16,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from deepen.errors import Diverged, InputError, Interrupted, Preempted, WorkError
+from deepen.evaluation.intervals import Interval, interval
 from deepen.training.build import build
 from deepen.training.environment import Began, write_environment
 from deepen.training.loop import fit
@@ -89,6 +91,7 @@ class Found(NamedTuple):
         importances: share of each key in what the trials' top-1 differs by; empty where too few.
         running: trials of other processes that have not ended yet.
         figure: what `top1` is where epochs are chosen by something else.
+        pictures: how many validation pictures judge.
     """
 
     trials: tuple[Tried, ...]
@@ -96,6 +99,14 @@ class Found(NamedTuple):
     importances: dict[str, float]
     running: int
     figure: str = "top-1"
+    pictures: int = 0
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the best trial's accuracy on the validation pictures; too high, as it is the best."""
+        if self.best is None or self.best.top1 is None or self.figure != "top-1":
+            return None
+        return interval(self.best.top1, self.pictures)
 
     def document(self, order: Order, tested: int) -> dict[str, Any]:
         """search.json, which the report draws; `tested`: how often test pictures were scored."""
@@ -134,18 +145,31 @@ def _spans(space: dict[str, Span]) -> str:
     return "; ".join(words)
 
 
+def check(order: Order) -> None:
+    """See, before the folder is made, that the search can begin.
+
+    Raises:
+        InputError: no validation pictures, optuna is missing, or the storage cannot be opened, or
+            holds another search.
+    """
+    if "val" not in order.plan.source.splits:
+        raise InputError("deepen search chooses on validation pictures, and there are none")
+    if order.storage is None:
+        _optuna()
+    else:
+        _open(order)
+
+
 def search(order: Order, trials: int, here: Here) -> Found:
     """Run trials until so many have finished (pruned ones count), and hand back what was found.
 
     The first tries the recipe as it stands, where that lies within the space.
 
     Raises:
-        InputError: no validation pictures, optuna is missing, or the storage holds something else.
+        InputError: optuna is missing, or the storage holds something else.
         WorkError: the storage or a file could not be written.
         Interrupted, Preempted: the trial under way is done again when the search goes on.
     """
-    if "val" not in order.plan.source.splits:
-        raise InputError("deepen search chooses on validation pictures, and there are none")
     study = _open(order)
     if order.storage is None:
         for trial in _in_state(study, "RUNNING", "WAITING"):  # of versions that wrote them early
@@ -263,11 +287,10 @@ def _open(order: Order) -> Study:
     Raises:
         InputError: optuna is missing, the storage cannot be opened, or holds another search.
     """
-    try:
-        import optuna
-        from optuna.exceptions import ExperimentalWarning
-    except ImportError as error:
-        raise InputError("deepen search needs optuna: pip install 'deepen[search]'") from error
+    _optuna()
+    import optuna
+    from optuna.exceptions import ExperimentalWarning
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     beat = None if order.storage is None else HEARTBEAT_S
     url = order.storage or f"sqlite:///{(order.folder / 'search.db').resolve().as_posix()}"
@@ -295,6 +318,11 @@ def _open(order: Order) -> Study:
     if "identity" not in study.user_attrs:
         study.set_user_attr("identity", identity)
     return study
+
+
+def _optuna() -> None:
+    if find_spec("optuna") is None:
+        raise InputError("deepen search needs optuna: pip install 'deepen[search]'")
 
 
 def _pruner(order: Order) -> Any:
@@ -389,7 +417,8 @@ def _found(study: Study, order: Order) -> Found:
     best = max(whole, key=lambda t: (t.top1, -(t.loss or 0.0), -t.number), default=None)
     running = sum(t.state == "running" for t in tried)
     figure = task_of(order.plan.recipe, order.plan.source.classes).figure
-    return Found(tried, best, _importances(study, whole), running, figure)
+    pictures = len(order.plan.source.splits["val"])
+    return Found(tried, best, _importances(study, whole), running, figure, pictures)
 
 
 def _run(trial: FrozenTrial, folder: Path) -> str:

@@ -25,6 +25,7 @@ from deepen.data.sampling import UNEVEN, imbalance
 from deepen.data.sources import Split
 from deepen.data.tags import tags_of
 from deepen.errors import InputError, unknown
+from deepen.evaluation.features import extract_features, has_features, nearest
 from deepen.evaluation.metrics import Figures, in_top, over_classes, score
 from deepen.evaluation.protocols import Predictions, predict_logits
 from deepen.training.optimizer import Objective, class_weights
@@ -39,6 +40,9 @@ MEANS = ("balanced", "macro_f1")
 """Columns of figures in which each class weighs the same."""
 MISTAKES_SHOWN = 24
 MISTAKE_PX = 96
+NEAREST_SHOWN, NEAREST_PX = 3, 48
+SEARCHED = 5000
+"""Training pictures at most, evenly spaced, among which the nearest to a mistake are looked for."""
 
 
 class Outcome(NamedTuple):
@@ -65,6 +69,22 @@ class Examined(NamedTuple):
     scores: BaseModel
     card: dict[str, float]
     files: dict[str, bytes | list[Any]]
+
+
+class Pictures(NamedTuple):
+    """What an explanation may look at.
+
+    Attributes:
+        scored: the split that the run is reported on.
+        train: the training pictures.
+        batches: from any of these to one pass over them, as they are scored.
+        device: where the network is.
+    """
+
+    scored: Split
+    train: Split
+    batches: Callable[[Split], Iterable[Batch]]
+    device: torch.device
 
 
 class Task:
@@ -161,6 +181,9 @@ class Task:
             protocol=protocol,
         )
         return Examined(scores, known, {})
+
+    def explain(self, examined: Examined, network: nn.Module, pictures: Pictures) -> None:
+        """Add to the files what explains them, at the cost of one forward pass at most."""
 
 
 class Classification(Task):
@@ -274,6 +297,12 @@ class Classification(Task):
         card |= {name: value for name in MEANS if (value := figures.get(name)) is not None}
         return Examined(scores, card, files)
 
+    def explain(self, examined: Examined, network: nn.Module, pictures: Pictures) -> None:
+        """To each mistake the training pictures that its features are nearest to."""
+        mistakes = examined.files.get("mistakes.json")
+        if isinstance(mistakes, list) and mistakes and has_features(network):
+            _add_nearest(mistakes, network, pictures, self.classes)
+
 
 def task_of(recipe: Recipe, classes: Sequence[str]) -> Task:
     """The recipe's task.
@@ -335,16 +364,51 @@ def _mistakes(
             "true": classes[int(found.labels[i])],
             "predicted": classes[int(predicted[i])],
             "confidence": confidence[i].item(),
-            "png": _small_png(split, index),
+            "margin": (confidence[i] - shares[i, found.labels[i]]).item(),
+            "png": small_png(split, index),
         }
         for i in order.tolist()
     ]
 
 
-def _small_png(split: Split, index: int) -> str:
-    """At most MISTAKE_PX a side, base64."""
+def _add_nearest(
+    mistakes: list[Any], network: nn.Module, pictures: Pictures, classes: Sequence[str]
+) -> None:
+    """Of each mistake `nearest`, and `searched`: among how many training pictures."""
+    train = pictures.train
+    train = train.take(train.sample(SEARCHED))
+    wrong = pictures.scored.take([mistake["index"] for mistake in mistakes])
+    of_wrong, of_train = (
+        extract_features(network, None, pictures.batches(split), device=pictures.device)
+        for split in (wrong, train)
+    )
+    found = nearest(of_wrong.values, of_train.values, NEAREST_SHOWN)
+    for row, place in enumerate(of_wrong.indices.tolist()):
+        mistake = mistakes[place]
+        mistake["searched"] = len(of_train.indices)
+        shown = _pixels(wrong, place)
+        mistake["nearest"] = [
+            {
+                "key": train.key(index),
+                "label": classes[int(of_train.labels[k])],
+                "similarity": round(float(similarity), 4),
+                "same": _pixels(train, index) == shown,
+                "png": small_png(train, index, NEAREST_PX),
+            }
+            for k, similarity in zip(found.places[row], found.similarity[row], strict=True)
+            for index in [int(of_train.indices[k])]
+        ]
+
+
+def _pixels(split: Split, index: int) -> tuple[tuple[int, int], bytes]:
     image = split.picture(index, 3)
-    image.thumbnail((MISTAKE_PX, MISTAKE_PX))
+    return image.size, image.tobytes()
+
+
+def small_png(split: Split, index: int, most_px: int = MISTAKE_PX) -> str:
+    """A picture as a PNG of at most so many px a side, base64."""
+    image = split.picture(index, 3)
+    image.thumbnail((most_px, most_px))
     data = io.BytesIO()
     image.save(data, "PNG")
     return base64.b64encode(data.getvalue()).decode()

@@ -12,6 +12,7 @@ from statistics import mean
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deepen.errors import InputError, first_problem
+from deepen.evaluation.intervals import over_seeds
 
 
 class Run(BaseModel):
@@ -38,6 +39,7 @@ class Result(BaseModel):
         torch: its version.
         date: of the last run.
         runs: all that were made, none left out.
+        pictures: of which each value is a share, in %; None where it is no share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,13 +55,20 @@ class Result(BaseModel):
     torch: str
     date: str
     runs: tuple[Run, ...] = Field(min_length=1)
+    pictures: int | None = None
 
     def __str__(self) -> str:
         values = [run.value for run in self.runs]
         seeds = ", ".join(str(run.seed) for run in self.runs)
         if len(values) == 1:
             return f"{values[0]:g} (seed {seeds})"
-        return f"{mean(values):.2f} ({min(values):g} to {max(values):g}; seeds {seeds})"
+        told = f"{min(values):g} to {max(values):g}; seeds {seeds}"
+        if self.pictures is not None:
+            found = over_seeds([value / 100 for value in values], self.pictures)
+            low, high, chance = (100 * each for each in (found.low, found.high, found.by_chance))
+            told += f"; 95% interval {low:.2f} to {high:.2f}, n {self.pictures:,}; "
+            told += f"by n ± {chance:.2f}"
+        return f"{mean(values):.2f} ({told})"
 
 
 @cache
