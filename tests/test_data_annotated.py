@@ -502,3 +502,12 @@ def test_batches_carry_boxes_and_masks_along(tmp_path):
             masks = batch.geometry.mask(place, given["masks"])
             doubled = target["masks"].repeat(2, 1).repeat(2, 2)
             np.testing.assert_array_equal(masks.numpy(), doubled)
+
+
+@pytest.mark.parametrize("names", [("annotations", "images"), ("annots", "images")])
+def test_folders_by_other_names(tmp_path, names):
+    root = voc_folder(tmp_path / "voc", {"a": [("x", 1, 1, 9, 9)], "b": [("x", 2, 2, 9, 9)]})
+    (root / "Annotations").rename(root / names[0])
+    (root / "JPEGImages").rename(root / names[1])
+    source = open_source(str(root), validation=0)
+    assert sorted(targets_of(source)) == [f"{names[1]}/a.png", f"{names[1]}/b.png"]

@@ -26,11 +26,23 @@ from deepen.errors import InputError
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FOLDERS = (("Annotations", "JPEGImages", "Main"), ("Annotations/CLS-LOC", "Data/CLS-LOC", ""))
 """Of annotations, of pictures, and of lists in ImageSets."""
+ALIKE = tuple((said, "images", "Main") for said in ("annotations", "Annotations", "annots", "xmls"))
+"""Names that others give theirs; COCO has such too, so there must be an XML file."""
 
 
 def is_voc(root: Path) -> bool:
     """Whether a folder is laid out so."""
-    return any((root / said).is_dir() and (root / seen).is_dir() for said, seen, _ in FOLDERS)
+    return _laid_out(root) is not None
+
+
+def _laid_out(root: Path) -> tuple[str, str, str] | None:
+    """Its folders of annotations and pictures, and that of its lists."""
+    for said, seen, lists in (*FOLDERS, *ALIKE):
+        if not ((root / said).is_dir() and (root / seen).is_dir()):
+            continue
+        if (said, seen, lists) in FOLDERS or any((root / said).glob("*.xml")):
+            return said, seen, lists
+    return None
 
 
 def read_voc(root: Path, asked: dict[str, str]) -> Survey:
@@ -47,9 +59,9 @@ def read_voc(root: Path, asked: dict[str, str]) -> Survey:
     Raises:
         InputError: lists contradict each other or name no picture.
     """
-    said, seen, lists = next(
-        each for each in FOLDERS if (root / each[0]).is_dir() and (root / each[1]).is_dir()
-    )
+    laid = _laid_out(root)
+    assert laid is not None
+    said, seen, lists = laid
     one_class = asked.get("as") == "localization" or not lists
     survey = Survey(root, "ILSVRC" if not lists else "Pascal VOC", one_class=one_class)
     with FolderIndex(root) as index:
