@@ -136,8 +136,8 @@ class Detection(Task):
             return []
         assert batch.named_targets is not None
         assert batch.geometry is not None
-        proposals = "proposals" in batch.named_targets[0]
-        found = network(batch.images, targets_of(batch, False) if proposals else None)
+        given = [targets_of(batch, False)] if "proposals" in batch.named_targets[0] else []
+        found = network(batch.images, *given)
         pictures = []
         for place, (one, target) in enumerate(zip(found, batch.named_targets, strict=True)):
             width, height = (round(side) for side in batch.geometry.window[place, 2:].tolist())
