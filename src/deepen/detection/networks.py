@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from deepen.detection import faster_rcnn, mask_rcnn
+from deepen.detection import fast_rcnn, faster_rcnn, mask_rcnn
 from deepen.detection.settings import C4, FPN, DetectorSettings, settings_of
 from deepen.errors import unknown
 from deepen.models import takes_of
@@ -33,6 +33,7 @@ class Kind(NamedTuple):
 NETWORKS: dict[str, Kind] = {
     "faster-rcnn-fpn": Kind(faster_rcnn.faster_rcnn_fpn, FPN),
     "faster-rcnn-c4": Kind(faster_rcnn.faster_rcnn_c4, C4),
+    "fast-rcnn": Kind(fast_rcnn.fast_rcnn, fast_rcnn.FAST),
     "mask-rcnn-fpn": Kind(mask_rcnn.mask_rcnn_fpn, FPN),
 }
 
