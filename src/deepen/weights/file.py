@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from deepen.weights.kinds import misnomer
 from deepen.weights.mismatch import mismatch
 
 _CARD = "deepen.card"
+_OWN = re.compile(r"deepen\.detection\.networks:[\w-]+/[^:]+")  # on backbones of the registry alone
 _MEAN_IMAGE = "preprocessing.mean_image"
 PICKLES = frozenset({".pth", ".pt", ".th", ".bin", ".ckpt", ".pkl", ".tar"})
 """Endings that pickled checkpoints go by."""
@@ -174,13 +176,15 @@ def read_weights(path: str | Path, model: str | None = None) -> Loaded:
     Args:
         path: as `save_weights` wrote it.
         model: the variant expected; needed for a user's own `package.module:factory`, which a file
-            alone must not make deepen import.
+            alone must not make deepen import. Deepen's own detectors have such names too, and need
+            no word.
 
     Raises:
         InputError: a file that is missing, cut, damaged, another variant's, or holds NaN.
     """
     card = read_card(path)
-    if ":" in card.architecture and model != card.architecture:
+    foreign = ":" in card.architecture and not _OWN.fullmatch(card.architecture)
+    if foreign and model != card.architecture:
         raise InputError(f"{path}: made by --model {card.architecture}; say so to load it")
     if model is not None and model != card.architecture:
         raise InputError(f"{path}: holds {card.architecture}, not {model}")
