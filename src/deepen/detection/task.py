@@ -156,8 +156,8 @@ class Detection(Task):
             return []
         assert batch.named_targets is not None
         assert batch.geometry is not None
-        proposals = "proposals" in batch.named_targets[0]
-        found = network(batch.images, targets_of(batch, False) if proposals else None)
+        given = [targets_of(batch, False)] if "proposals" in batch.named_targets[0] else []
+        found = network(batch.images, *given)
         pictures = []
         for place, (one, target) in enumerate(zip(found, batch.named_targets, strict=True)):
             width, height = (round(side) for side in batch.geometry.window[place, 2:].tolist())
@@ -278,7 +278,7 @@ def targets_of(batch: Batch, masks: bool) -> list[dict[str, Tensor]]:
 def in_source(
     found: Mapping[str, Tensor], geometry: Geometry, place: int, size: tuple[int, int]
 ) -> list[Any]:
-    """What a detector found in a picture, carried back to px of its source, as JSON keeps it.
+    """What a detector found in its input, carried back to the source picture, as JSON keeps it.
 
     Args:
         found: boxes (n, 4), scores (n,), labels (n,) from 1 on, perhaps masks (n, 1, 28, 28).

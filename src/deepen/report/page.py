@@ -39,7 +39,7 @@ from deepen.report import detection
 from deepen.report.drawing import INK, draw
 from deepen.report.reliability import diagram
 from deepen.report.search import search_charts
-from deepen.training.progress import has_scores
+from deepen.training.progress import was_scored
 from deepen.visualization.filters import filter_tiles, first_layer
 from deepen.weights import Card, read_card
 
@@ -153,7 +153,8 @@ def write_report(run: Path) -> Path:
     weights = next((run / name for name in WEIGHTS if (run / name).is_file()), None)
     card = read_card(weights) if weights else None
     rows = _metrics(run / "metrics.csv")
-    kept = card.epoch if card and any(map(has_scores, rows)) else None
+    training_only = not any(was_scored(row) for row in rows)
+    kept = card.epoch if card and not training_only else None
     evaluation = _evaluation(run / "scores.json")
     found_scores = evaluation.scores if evaluation else None
     scores = found_scores if isinstance(found_scores, Scores) else None
@@ -180,6 +181,7 @@ def write_report(run: Path) -> Path:
             environment=environment,
             recipe=recipe,
             rows=rows,
+            training_only=training_only,
             columns=_columns(rows, scored),
             kept=kept,
             charts=_charts(rows, kept, scored),
