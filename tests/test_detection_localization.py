@@ -134,7 +134,7 @@ def test_guesses_come_back_to_the_source_and_are_scored(digits):
     logits[:6] = 5.0 * F.one_hot((labels[:6] + 1) % 10, 10) + 2.0 * F.one_hot(labels[:6], 10)
     boxes[20:] += 0.5  # the class is right, the box is not
     made = Localization(load_recipe("localize"), digits.classes)
-    found = made.predict(Knows(logits, boxes), batches.epoch(0), Here())
+    found = made.predict(Knows(logits, boxes), batches.epoch(0), Here(device="cpu"))
     assert torch.tensor(found.pictures[9].boxes[0]).tolist() == pytest.approx(
         true[9].tolist(), 1e-4
     )
