@@ -13,7 +13,7 @@ from deepen.detection.networks import model_of
 from deepen.errors import InputError
 from deepen.models import create_model, takes_of
 from deepen.models.resnet import BasicBlock, ResNet, Variant
-from deepen.models.vgg import VGG, A
+from deepen.models.vgg import VGG, A, init_glorot
 from deepen.training.blocks import PaperInit
 from deepen.training.initialization import copy_layers
 from deepen.weights import Card, load, save_weights
@@ -21,7 +21,9 @@ from deepen.weights import Card, load, save_weights
 
 def small_vgg(hidden: int = 6) -> VGG:
     """VGG-A whose two fully connected layers have few units."""
-    net = VGG(A, "none", 10, 3)
+    with torch.device("meta"):  # a hundred million weights that nobody needs
+        net = VGG(A, "none", 10, 3)
+    net.features.to_empty(device="cpu").apply(init_glorot)
     net.classifier[0], net.classifier[3] = nn.Linear(512 * 49, hidden), nn.Linear(hidden, hidden)
     net.classifier[6], net.num_features = nn.Linear(hidden, 10), hidden
     return net
@@ -147,7 +149,9 @@ def test_for_other_classes_all_but_the_scores_stays():
 
 
 def test_vggs_maps_are_the_papers():
-    stages = scored_stages(create_model("vgg16"), 8)
+    with torch.device("meta"):
+        vgg16 = create_model("vgg16")
+    stages = scored_stages(vgg16, 8)
     assert stages == {32: (4096, "pool5"), 16: (512, "pool4"), 8: (256, "pool3")}
     takes = takes_of(model_of("fcn-8s", "vgg16"))
     assert takes is not None

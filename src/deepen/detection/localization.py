@@ -89,7 +89,8 @@ class Localizer(nn.Module):
         self.backbone, self.num_classes = backbone, backbone.num_classes
         self.classifier_names = (f"backbone.{backbone.classifier_name}", "box")
         features, self.grid = backbone.num_features, None
-        if backbone.averages_maps:
+        own_head = type(backbone).forward_head is not ImageClassifier.forward_head
+        if backbone.averages_maps and not own_head:  # else hidden layers know where things are
             last = stages(backbone, (backbone.in_channels, *input_size))[-1]
             self.grid = min(last.height, GRID_PX), min(last.width, GRID_PX)
             features = last.channels * self.grid[0] * self.grid[1]
