@@ -63,7 +63,7 @@ def make_set(seed: int, *, pictures: int = 25, classes: int = 3, flag: str = "di
         names = rng.integers(0, classes, n)
         if m:
             near, of = rng.random(n) < 0.7, rng.integers(0, m, n)
-            moved = boxes[of] + rng.integers(-6, 7, (n, 4))
+            moved = boxes[of] + rng.integers(-4, 5, (n, 4))
             moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)
             guesses = np.where(near[:, None], moved, guesses)
             names = np.where(near & (rng.random(n) < 0.8), labels[of], names)
@@ -132,7 +132,7 @@ def test_average_precision_is_that_of_the_devkit(seed):
     for label, ranking in enumerate(rank(pair(found, truth, 3), 3)):
         curve = curve_of(ranking)
         ours = eleven_points(curve.recall, curve.precision), area(curve.recall, curve.precision)
-        assert 0.05 < ours[1] < 0.9
+        assert 0.01 < ours[1] < 0.95
         assert ours == pytest.approx(devkit(found, truth, label), abs=1e-12)
 
 
@@ -180,7 +180,9 @@ def test_rules_of_pascal_by_hand(found, truth, expected):
 
 def test_eleven_points_by_hand():
     """Right, wrong, right, right of four: precision 1 to a recall of 1/4, 3/4 to 3/4, then 0."""
-    curve = curve_of(Ranking(np.arange(4.0), np.array([1, 0, 1, 1], bool), np.zeros(4, int), [4]))
+    curve = curve_of(
+        Ranking(np.arange(4.0), np.array([1, 0, 1, 1], bool), np.zeros(4, int), np.array([4]))
+    )
     assert eleven_points(curve.recall, curve.precision) == pytest.approx((3 + 5 * 0.75) / 11)
     assert area(curve.recall, curve.precision) == pytest.approx((1 + 2 * 0.75) / 4)
 
@@ -292,13 +294,15 @@ def test_coco_of_masks_is_that_of_pycocotools():
     judge = pycocotools(found, truth, 3, "segm")
     ours = score_masks(found, truth, 3)
     check_coco(ours, judge)
-    assert 0.05 < ours.ap < 0.9
+    assert 0.03 < ours.ap < 0.9
     short = [one._replace(masks=run_lengths(one.masks)) for one in found]
     assert score_masks(short, truth, 3) == ours
     # Sizes are by the masks for boxes too, as in COCO's files.
     boxes = score_boxes(found, truth, 3)
     check_coco(boxes, pycocotools(found, truth, 3, "bbox"))
-    assert boxes != score_boxes(found, [{**t, "masks": t["masks"] * 0} for t in truth], 3)
+    assert boxes.ap_medium is None
+    bare = [{k: v for k, v in target.items() if k != "masks"} for target in truth]
+    assert score_boxes(found, bare, 3).ap_medium is not None
 
 
 def test_crowds_swallow_what_lies_in_them():
@@ -392,6 +396,7 @@ def test_each_kind_of_error_by_hand(kind, found, truth, ap, mended):
     (mistake,) = errors.mistakes
     assert mistake.kind == kind
     assert (mistake.detection is None) == (kind == "missed")
+    assert (mistake.object is None) == (kind == "background")
 
 
 def test_of_several_at_one_object_the_surest_is_mended():

@@ -55,7 +55,7 @@ def test_words_stay_in_the_picture(box):
     height, width = y.max() - y.min() + 1, x.max() - x.min() + 1
     assert 11 <= height <= 24
     assert 60 <= width <= 130  # all of the words
-    assert (drawn[y.min() : y.max() + 1, x.min() : x.max() + 1] == 255).all(-1).sum() > 50
+    assert (drawn[y.min() : y.max() + 1, x.min() : x.max() + 1].min(-1) > 160).sum() > 50
 
 
 def test_masks_are_tinted():

@@ -41,8 +41,8 @@ class Mistake(NamedTuple):
         kind: one of `KINDS`.
         picture: its place.
         detection: place in the picture's detections, the surest first; None of a missed object.
-        object: place in the picture's objects: the missed one, or what it should have been; None
-            of background and both.
+        object: place in the picture's objects: the missed one, or the one that it overlaps most;
+            None of background.
     """
 
     kind: str
@@ -157,6 +157,7 @@ def _judge(picture: Picture) -> _Verdicts:
         for kind, (overlap, _) in tests.items():
             if overlap is not None:
                 objects[kinds == kind] = overlap.argmax(1)[kinds == kind]
+        objects[kinds == _BOTH] = shares.argmax(1)[kinds == _BOTH]
     kinds[_passed_over(picture, labels)] = _PASSED_OVER
     kinds[found >= 0] = _RIGHT
     mends = np.zeros(n, bool)

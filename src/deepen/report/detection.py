@@ -118,8 +118,9 @@ def _curve(one: DetectedClass) -> Any:
         recall = [0.0, *(point[0] for point in one.curve)]
         precision = [point[1] for point in one.curve]
         axes.plot(recall, [*precision[:1], *precision] or [0.0], color=INK["eval"], linewidth=2)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, 1.06)  # the last label is not cut
         axes.set_ylim(0, 1.03)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("recall", color=INK["axis"], labelpad=6)
@@ -129,7 +130,7 @@ def _curve(one: DetectedClass) -> Any:
 
 def _bars(scores: DetectionScores) -> Any:
     """What each kind of error costs, the dearest on top."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     costs = [(each.kind, each.cost or 0.0) for each in scores.errors]
     costs = sorted(costs[:-2], key=lambda each: each[1]) + costs[-2:]
@@ -137,8 +138,9 @@ def _bars(scores: DetectionScores) -> Any:
     def paint(axes: Axes) -> None:
         names = [name for name, _ in costs]
         colors = [INK["eval"]] * (len(costs) - 2) + [INK["train"]] * 2
-        axes.barh(names, [cost for _, cost in costs], color=colors, height=0.62)
+        axes.barh(names, [cost for _, cost in costs], color=colors, height=0.62, zorder=3)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("mAP at 0.5 gained were it mended", color=INK["axis"], labelpad=6)
 
-    return draw("Errors by kind", paint, left=0.2)
+    return draw("Errors by kind", paint, left=0.31)

@@ -62,8 +62,8 @@ def draw_marks(
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     picture = _tinted(image.convert("RGB"), marks).resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
-    line = max(2, round(max(size) / 240))
-    font = ImageFont.load_default(max(11, round(max(size) / 34)))
+    line = max(2, round(max(size) / 160))
+    font = ImageFont.load_default(max(11, round(max(size) / 28)))
     boxes = [None if mark.box is None else _scaled(mark.box, scale) for mark in marks]
     for mark, box in zip(marks, boxes, strict=True):
         if box is not None:
