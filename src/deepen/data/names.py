@@ -10,10 +10,13 @@ from pathlib import PurePath
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+_DIGITS = 4_000  # Python makes no number of more than 4,300
+
+
 def natural_key(text: str) -> tuple[list[str | int], str]:
     """Sort key that puts `img2` before `img10`, and upper case beside lower case."""
     pieces = re.split(r"(\d+)", text.casefold())
-    return [int(piece) if piece.isdecimal() else piece for piece in pieces], text
+    return [int(piece[:_DIGITS]) if piece.isdecimal() else piece for piece in pieces], text
 
 
 def printable(text: str) -> str:
