@@ -170,6 +170,7 @@ class Detection(Task):
             sizes=found.sizes,
             keys=[split.key(index) for index in found.indices.tolist()],
             protocol=protocol,
+            num_skipped=len(found.bad),
         )
         card = {name: value for name, value in self.scores(found).items() if value is not None}
         return Examined(scores, card, {"detections.json": self._listed(found, split)})
