@@ -184,6 +184,9 @@ def test_what_it_cannot_be_is_refused(digits):
         create_model(model_of("localizer-pcr", "lenet5"), 10, 1, (32, 32))
     with pytest.raises(InputError, match="class_weights has no meaning"):
         Localization(load_recipe("localize", {"loss.class_weights": "balanced"}), digits.classes)
+    batch = next(iter(Batches(digits.splits["val"], inputs((32, 32)), batch_size=4).epoch(0)))
+    with pytest.raises(InputError, match="Identity says no box"):
+        made.loss_of(torch.zeros(4, 10), batch, nn.Identity())
     takes = takes_of(model_of("localizer-scr", "resnet18"))
     assert takes is not None
     assert takes.sizes == "built"

@@ -236,6 +236,8 @@ def test_what_it_cannot_be_is_refused():
     boxes = made_pictures(Drawing("localization"), train=1, val=0, test=0)
     with pytest.raises(InputError, match="needs pictures with a mask"):
         task.see(boxes.splits["train"])
+    with pytest.raises(InputError, match="Identity says no class for each pixel"):
+        task.loss_of(torch.zeros(1, 4), batch_of(source), torch.nn.Identity())
     with pytest.raises(InputError, match=r"needs loss\.name: cross_entropy, not bce"):
         of([odd], classes=4, **{"loss.name": "bce"})
 

@@ -231,9 +231,18 @@ class Localization(Task):
         return (boxes - wanted).square().sum(1) / 2
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
-        """Of `Localized`."""
+        """Of `Localized`.
+
+        Raises:
+            InputError: the network says something else.
+        """
         if not len(batch.labels):
             return Outcome(outputs, None)
+        if not isinstance(outputs, Localized):
+            raise InputError(
+                f"task localization: {type(network).__name__} says no box; one that does: "
+                "--model deepen.detection.networks:localizer-pcr/resnet18"
+            )
         of_boxes = self._of_boxes(outputs, batch)
         hits = in_top(1, outputs.logits.detach(), batch.labels).sum()
         sums = torch.stack([hits.double(), of_boxes.detach().double().sum()])

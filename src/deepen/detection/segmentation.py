@@ -131,10 +131,20 @@ class Segmentation(Task):
             )
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
-        """Of logits (B, K, H, W)."""
+        """Of logits (B, K, H, W).
+
+        Raises:
+            InputError: the network says something else, or a mask has a class too many.
+        """
         if not len(batch.labels):
             return Outcome(outputs, None)
         masks = masks_of(batch, len(self.classes))
+        shape = (len(masks), len(self.classes), *masks.shape[1:])
+        if not isinstance(outputs, Tensor) or outputs.shape != shape:
+            raise InputError(
+                f"task segmentation: {type(network).__name__} says no class for each pixel; one "
+                "that does: --model deepen.detection.networks:fcn-8s/resnet18"
+            )
         right = (outputs.detach().argmax(1) == masks).sum((1, 2)) / counted(masks)
         return Outcome(self.losses(outputs, masks).mean(), right.double().sum()[None])
 
