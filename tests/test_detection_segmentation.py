@@ -233,9 +233,13 @@ def test_what_it_cannot_be_is_refused():
     with pytest.raises(InputError, match=r"picture 0: its mask has class 3, and there are 3"):
         masks_of(batch_of(source), 3)
     task, _ = of([odd], classes=4)
+    source.splits["train"].targets[0]["mask"] = odd[:3]
+    with pytest.raises(InputError, match=r"some/train/0: is \(4, 4\), its mask \(3, 4\)"):
+        task.see(source.splits["train"])
     boxes = made_pictures(Drawing("localization"), train=1, val=0, test=0)
     with pytest.raises(InputError, match="needs pictures with a mask"):
         task.see(boxes.splits["train"])
+    _, source = of([odd], classes=4)
     with pytest.raises(InputError, match="Identity says no class for each pixel"):
         task.loss_of(torch.zeros(1, 4), batch_of(source), torch.nn.Identity())
     with pytest.raises(InputError, match=r"needs loss\.name: cross_entropy, not bce"):

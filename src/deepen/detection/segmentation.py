@@ -118,10 +118,15 @@ class Segmentation(Task):
         """Weigh the classes by their pixels, if the recipe says so.
 
         Raises:
-            InputError: the pictures have no masks.
+            InputError: the pictures have no masks, or masks of another size.
         """
         if train.targets is None or "mask" not in next(iter(train.targets), {}):
             raise InputError("task segmentation: needs pictures with a mask of classes each")
+        if train.images is not None:  # of files, whoever reads the masks has seen to that
+            size = train.images.shape[1:3]
+            for place, target in enumerate(train.targets):
+                if (own := np.shape(target["mask"])) != size:
+                    raise InputError(f"{train.key(place)}: is {size}, its mask {own} (h, w)")
         if self.spec.class_weights != "none":
             counts = np.zeros(VOID + 1, np.int64)
             for target in train.targets:
