@@ -229,6 +229,7 @@ def test_one_json_and_its_pictures(tmp_path):
         del annotation["segmentation"]
     (tmp_path / "truth.json").write_text(json.dumps(document))
     source = open_source(f"{tmp_path}/truth.json?images=photos")
+    assert source.classes == ("cat", "dog", "cow")  # by their ids, 3, 7 and 90
     assert source.root == tmp_path / "photos"
     assert source.own == ()
     assert {*source.splits} == {"train", "val", "test"}

@@ -89,7 +89,6 @@ def test_a_box_is_named_and_left_out(tmp_path, kind):
     [
         (("cat", -5, 3, 4, 9), "outside"),
         (("cat", 50, 3, 60, 9), "outside"),
-        (("cat", 41, 3, 41.5, 9), "outside"),  # by less than a pixel, but nothing is left of it
         (("cat", 3, 4, 42, 20), "outside"),
         (("cat", "", 4, 12, 20), "not_finite"),
         (("cat", "inf", 4, 12, 20), "not_finite"),
@@ -131,8 +130,10 @@ def test_stated_size_and_exif(tmp_path):
                     open_source(str(root))
         where.unlink()
     picture(root / "JPEGImages" / "a.png")
-    (root / "Annotations" / "a.xml").write_text(voc_xml(SOUND, (41, 30)))
-    assert examine(str(root)).quarantine == ["JPEGImages/a.png"]
+    for size in ((41, 30), SIZE[::-1]):
+        (root / "Annotations" / "a.xml").write_text(voc_xml(SOUND, size))
+        assert faults(examine(str(root)))["JPEGImages/a.png"] == "size"
+    assert "JPEGImages/a.png" in examine(str(root)).quarantine
     assert len(targets_of(open_source(str(root), exclude=["JPEGImages/a.png"]))) == 1
 
 
@@ -173,7 +174,8 @@ def test_faults_of_coco(tmp_path):
         with pytest.raises(InputError, match=rf"^a\.png#box 3: {kind}: "):
             open_source(word)
         source = open_source(word, exclude=diagnosis.quarantine)
-        assert len(targets_of(source)["a.png"]["masks"]) == len(of_a) - 1
+        target = targets_of(source)["a.png"]
+        assert {len(target[name]) for name in target} == {len(of_a) - 1}
     document = json.loads(json.dumps(clean))
     document["images"].append({"id": 1, "file_name": "gone.png", "width": 3, "height": 3})
     document["annotations"][0]["image_id"] = 77
@@ -271,6 +273,10 @@ def test_xml_that_is_too_large_is_refused(tmp_path, monkeypatch):
             "image,x1,y1,x2,y2,class\na.png,1,2,x,4,cat\n",
             r"a\.png#box 1: not_finite: .*b\.csv, line 2",
         ),
+        (  # by less than a pixel, but nothing is left of it
+            "image,x1,y1,x2,y2,class\na.png,40.2,2,40.9,9,cat\n",
+            r"a\.png#box 1: outside: .*lies outside 40x30 px",
+        ),
         ("image,x1,y1,x2,y2,class\na.png,1,2,3,,cat\n", r"a\.png#box 1: not_finite: .*has no y2"),
         ("image,x1,y1,x2,y2,class\na.png,,,,,\n", r"b\.csv: says of no picture"),
         (
@@ -339,11 +345,19 @@ def test_doctor_of_bccd_names_its_two_boxes(real_data, tmp_path):
     assert "test: Platelets 69, RBC 805, WBC 71" in lines
     assert lines[-1] == "364 pictures, 2 problems"
     assert len(bad.read_text().splitlines()) == 2
-    as_json = json.loads(CliRunner().invoke(app, ["doctor", str(root), "--json"]).output)
-    assert [p["kind"] for p in as_json["problems"]] == ["degenerate"] * 2
-    assert as_json["counts"]["train"] == {"Platelets": 209, "RBC": 2382, "WBC": 214}
     source = open_source(str(root), exclude=read_list(bad))
     assert sum(len(t["boxes"]) for t in targets_of(source).values()) == 4888 - 2
+
+
+def test_doctor_writes_json(tmp_path):
+    root = folder(tmp_path, BOXES["outside"])
+    done = CliRunner().invoke(app, ["doctor", str(root), "--min-px", "1", "--json"])
+    assert done.exit_code == 1
+    document = json.loads(done.output)
+    [problem] = document["problems"]
+    assert problem["path"] == "JPEGImages/a.png#box 5"
+    assert problem["kind"] == "outside"
+    assert document["counts"] == {"all": {"cat": 11, "dog": 10}}
 
 
 def test_the_page_names_every_kind_of_fault():

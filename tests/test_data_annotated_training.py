@@ -126,4 +126,4 @@ def test_a_folder_is_trained_on_and_gone_on_with_to_the_bit(tmp_path, module):
 def test_classification_says_that_it_does_not_learn_boxes(tmp_path):
     root = coco_folder(tmp_path / "coco")
     with pytest.raises(InputError, match="boxes or masks"):
-        deepen.train(str(root), output=tmp_path / "run", model="lenet-5", recipe="quick")
+        deepen.train(str(root), output=tmp_path / "run", model="lenet5", recipe="quick")

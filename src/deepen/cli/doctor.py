@@ -26,11 +26,14 @@ def doctor(
         int | None, typer.Option("--workers", "-j", min=1, help="Decoding threads.")
     ] = None,
     quarantine: Annotated[
-        Path | None, typer.Option(help="Write the pictures to leave out to this file.")
+        Path | None, typer.Option(help="Write the pictures and boxes to leave out to this file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Decode every picture in full and name what is damaged, mislabelled, double or too small."""
+    """Decode every picture in full and name what is damaged, mislabelled, double or too small.
+
+    Of sets with boxes or masks, each box and mask that is not as it should be is named too.
+    """
     from deepen.data.doctor import examine
     from deepen.files import write_whole
     from deepen.training.request import with_table

@@ -57,7 +57,7 @@ Kind = Literal[
 ]
 """What can be wrong with a file, a box, a class folder, or with the folder as a whole."""
 
-_TO_LEAVE_OUT: frozenset[Kind] = REFUSED | {"damaged", "too_small", "duplicate", "double"}
+_TO_LEAVE_OUT: frozenset[str] = REFUSED | {"damaged", "too_small", "duplicate", "double"}
 
 _KEPT_FIRST = ("test", "val", "train", UNSPLIT)  # of equal pictures, the one in training goes
 _FILES_A_ROUND = 256

@@ -145,7 +145,7 @@ class Request:
     )
     exclude: Collection[str] = word(
         tuple,
-        "A list of pictures to leave out, of `deepen doctor --quarantine` or any other.",
+        "A list of pictures and boxes to leave out, of `deepen doctor --quarantine` or any other.",
         Option(Path),
     )
     labels: str | Path | None = word(

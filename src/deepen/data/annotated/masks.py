@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -145,7 +146,9 @@ def _pair(
         survey.faults.append(Fault(key, None, "no_picture", "a mask of no picture"))
     keys = {stem: file for folder in beside for stem, file in _under(files, folder).items()}
     lists = read_lists(survey, root / "ImageSets" / "Segmentation", keys)
-    splits = {split: [keys[name].key for name in names] for split, names in lists.items()}
+    splits: dict[SplitName, list[str]] = {
+        split: [keys[name].key for name in names] for split, names in lists.items()
+    }
     return pairs, splits or _by_folder(survey, [file.key for file, _ in pairs])
 
 
@@ -168,6 +171,7 @@ def _by_folder(survey: Survey, keys: list[str]) -> dict[SplitName, list[str]]:
     """By the folders of splits that all pictures lie in; none where one lies in none."""
     splits: dict[SplitName, list[str]] = {}
     for key in keys:
+        known: list[SplitName]
         known = [
             SPLIT_FOLDERS[p.lower()] for p in key.split("/")[:-1] if p.lower() in SPLIT_FOLDERS
         ]
@@ -227,9 +231,9 @@ def read_classes(path: Path) -> Classes:
     if colours and len(colours) < len(found):
         line = next(name for name, colour in found if colour is None)
         raise InputError(f"{path}: {line!r} has no red, green and blue from 0 to 255")
-    for each in (names, colours):
-        if twice := [one for one in each if each.count(one) > 1]:
-            raise InputError(f"{path}: {twice[0]!r} comes twice")
+    counted = Counter([*names, *colours])
+    if twice := [each for each in counted if counted[each] > 1]:
+        raise InputError(f"{path}: {twice[0]!r} comes twice")
     real = [name for name in names if name.lower() not in _NO_CLASS]
     if not real:
         raise InputError(f"{path}: names no class")

@@ -16,7 +16,7 @@ import numpy as np
 from deepen.data.annotated import coco, masks, table, voc
 from deepen.data.annotated.faults import Checked, check
 from deepen.data.annotated.outlines import draw_all
-from deepen.data.annotated.records import REFUSED, Fault, LazyTarget, Shown, Survey
+from deepen.data.annotated.records import REFUSED, VOID, Fault, LazyTarget, Shown, Survey
 from deepen.data.annotated.safely import look_into
 from deepen.data.leftout import some
 from deepen.data.lists import Spellings, exclude_from
@@ -273,10 +273,11 @@ def _in_words(opened: Opened, kept: list[Shown]) -> list[str]:
     """How many pictures and boxes of each class there are."""
     survey = opened.survey
     if any(shown.mask for shown in kept):
-        values = sum(opened.checked[shown.file.key].values for shown in kept)  # type: ignore[misc]
-        total, void = int(values.sum()), int(values[255])  # type: ignore[union-attr]
+        counted = [opened.checked[shown.file.key].values for shown in kept]
+        values = np.sum([each for each in counted if each is not None], axis=0)
+        total, void = int(values.sum()), int(values[VOID])
         shares = [
-            f"{name} {int(values[i]) / max(1, total - void):.1%}"  # type: ignore[index]
+            f"{name} {int(values[i]) / max(1, total - void):.1%}"
             for i, name in enumerate(survey.classes)
         ]
         return [

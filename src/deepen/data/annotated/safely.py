@@ -103,7 +103,7 @@ def read_xml(path: Path) -> Node:
     def text(data: str) -> None:
         open_nodes[-1].text += data
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any) -> Any:
         raise InputError("declares entities, which are not read")
 
     parser.StartElementHandler, parser.EndElementHandler = start, end

@@ -103,7 +103,9 @@ def read_boxes(root: Path, asked: dict[str, str]) -> Survey:
     if "boxes" in asked:
         inside = root / asked["boxes"]
         tables = [inside if inside.is_file() else Path(asked["boxes"]).expanduser()]
-    splits = {path: _split_of(path, root) if len(tables) > 1 else None for path in tables}
+    splits: dict[Path, SplitName | None] = {
+        path: _split_of(path, root) if len(tables) > 1 else None for path in tables
+    }
     if len(tables) > 1 and (None in splits.values() or len({*splits.values()}) < len(tables)):
         names = some([to_text(path.relative_to(root)) for path in tables])
         raise InputError(f"{root}: several tables of boxes, {names}; say ?boxes=FILE")
@@ -116,10 +118,11 @@ def read_boxes(root: Path, asked: dict[str, str]) -> Survey:
         _read(survey, path, files, split, asked, found)
     if not found:
         raise InputError(f"{tables[0]}: names no picture of {root}")
+    by_folder: list[SplitName | None]
     by_folder = [SPLIT_FOLDERS.get(key.partition("/")[0].lower()) for key in found]
     if all(split is None for _, split in found.values()) and "train" in by_folder:
-        pairs = zip(found.items(), by_folder, strict=True)
-        found = {key: (shown, split) for (key, (shown, _)), split in pairs}
+        for (key, (shown, _)), split in zip([*found.items()], by_folder, strict=True):
+            found[key] = shown, split
     own = any(split is not None for _, split in found.values())
     for key in sorted(found, key=natural_key):
         shown, split = found[key]

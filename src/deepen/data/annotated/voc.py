@@ -131,14 +131,15 @@ def read_lists(survey: Survey, folder: Path, known: dict[str, File]) -> dict[Spl
             survey.faults.append(Fault(printable(lost), None, "no_picture", words))
     if not any(name in known for name in seen):
         raise InputError(f"{folder}: its lists name no picture of {survey.root}: {some([*seen])}")
-    rest = (
-        set(lists.get("trainval", ())) - seen.keys() - set(lists["train"]) if "val" in lists else {}
-    )
-    if rest:
+    rest = set(lists.get("trainval", ())) - seen.keys()
+    if rest and "val" in lists:
         survey.notes.append(f"splits: {len(rest):,} of trainval.txt are in neither train nor val")
-    found = {split: [name for name in names if name in known] for split, names in splits.items()}
-    survey.own = tuple(split for split, names in found.items() if names)
-    return {split: found[split] for split in survey.own}
+    found: dict[SplitName, list[str]] = {}
+    for split, names in splits.items():
+        if here := [name for name in names if name in known]:
+            found[split] = here
+    survey.own = tuple(found)
+    return found
 
 
 def _read_list(path: Path) -> list[str]:
