@@ -44,6 +44,7 @@ from deepen.cli import app
 from deepen.cli.options import parse_change
 from deepen.errors import InputError
 from deepen.models import list_models
+from deepen.studies.catalog import STUDIES
 from deepen.training.recipe import load_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -279,6 +280,10 @@ def test_an_accuracy_never_agrees():
 def test_commands_that_would_settle_a_claim_can_be_given():
     for command in {claim.needs for claim in ledger().claims if claim.needs}:
         program, verb, data, *words = shlex.split(command.partition("   (")[0])
+        if verb == "study":
+            assert (program, words) == ("deepen", ["--full", "--data", "VOC2007"])
+            assert "full" in STUDIES[data].settings
+            continue
         options = dict(zip(words[::2], words[1::2], strict=True))
         assert (program, verb) == ("deepen", "train")
         assert data in ("IMAGENET", "cifar10", "cifar100", "mnist")

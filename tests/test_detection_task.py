@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import deepen
 from deepen.data.augment import Augmentation
-from deepen.data.loader import Batch, Batches
+from deepen.data.loader import Batches
 from deepen.data.preprocess import Preprocessing
 from deepen.data.sources import PictureSet
 from deepen.detection.networks import model_of
@@ -114,9 +114,12 @@ def test_what_is_found_in_the_input_is_scored_in_the_source(kind: type[Detection
     for one, target in zip(listed, split.targets, strict=True):
         assert isinstance(one, dict)
         have = sorted(map(tuple, one["boxes"]))
-        assert np.abs(np.array(have).reshape(-1, 4) - sorted(map(tuple, target["boxes"]))).max(
-            initial=0
-        ) <= 1
+        assert (
+            np.abs(np.array(have).reshape(-1, 4) - sorted(map(tuple, target["boxes"]))).max(
+                initial=0
+            )
+            <= 1
+        )
 
 
 def test_targets_follow_flips_and_crowds_are_left_out() -> None:
@@ -213,8 +216,10 @@ def test_a_classifiers_layers_find_their_places(norm: str) -> None:
     places = {"layer4": "roi_heads.box_head.body.layer4"}
     for name, value in theirs.items():
         first = name.partition(".")[0]
-        place = name.replace("layer4", places["layer4"]) if first == "layer4" else (
-            f"backbone.body.{name}"
+        place = (
+            name.replace("layer4", places["layer4"])
+            if first == "layer4"
+            else (f"backbone.body.{name}")
         )
         if first != "fc" and place in have:
             assert torch.equal(have[place], value), name

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from deepen.cli.console import err, print_columns, print_json, say
+from deepen.cli.options import read_list
 
 EXAMPLE = "Example: deepen study depth --data-dir DATA --seeds 3   |   deepen study list"
 
@@ -28,6 +29,9 @@ def study(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a named data set that is not there.")
     ] = False,
+    exclude: Annotated[
+        Path | None, typer.Option(help="A list of pictures and boxes to leave out.")
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="As the paper has it: for a GPU, or days.")
     ] = False,
@@ -72,6 +76,7 @@ def study(
         folder=folder,
         threads=threads or max(1, torch.get_num_threads() // jobs),
         command=_repeatable(),
+        exclude=() if exclude is None else read_list(exclude),
     )
     results = conduct(
         order,
@@ -93,7 +98,7 @@ def study(
 def _repeatable() -> str:
     """The command as anyone can give it: where data and results lie is the reader's own."""
     words = ["deepen", *sys.argv[1:]]
-    for flag, shown in (("--data-dir", "DATA"), ("--output", "FOLDER")):
+    for flag, shown in (("--data-dir", "DATA"), ("--output", "FOLDER"), ("--exclude", "FILE")):
         if flag in words[:-1]:
             words[words.index(flag) + 1] = shown
     return shlex.join(words)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from deepen.detection import faster_rcnn, fcn, localization, mask_rcnn
+from deepen.detection import fast_rcnn, faster_rcnn, fcn, localization, mask_rcnn
 from deepen.detection.settings import C4, FPN, DetectorSettings, settings_of
 from deepen.errors import unknown
 from deepen.models import takes_of
@@ -35,6 +35,7 @@ class Kind(NamedTuple):
 NETWORKS: dict[str, Kind] = {
     "faster-rcnn-fpn": Kind(faster_rcnn.faster_rcnn_fpn, FPN),
     "faster-rcnn-c4": Kind(faster_rcnn.faster_rcnn_c4, C4),
+    "fast-rcnn": Kind(fast_rcnn.fast_rcnn, fast_rcnn.FAST),
     "mask-rcnn-fpn": Kind(mask_rcnn.mask_rcnn_fpn, FPN),
 }
 PLAIN: dict[str, Callable[[str], Any]] = {**fcn.NETWORKS, **localization.NETWORKS}

@@ -36,13 +36,14 @@ from deepen.files import read_json, read_text, read_yaml, write_whole
 from deepen.report import detection
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
+from deepen.training.progress import was_scored
 from deepen.visualization.filters import filter_tiles, first_layer
 from deepen.weights import Card, read_card
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NEEDED = ("epoch", "lr", "train_loss", "eval_loss", "images_per_s", "seconds")
+NEEDED = ("epoch", "lr", "train_loss", "images_per_s", "seconds")
 """Columns of metrics.csv that every task has."""
 TITLES = {
     "loss": "Loss",
@@ -136,7 +137,8 @@ def write_report(run: Path) -> Path:
     weights = next((run / name for name in WEIGHTS if (run / name).is_file()), None)
     card = read_card(weights) if weights else None
     rows = _metrics(run / "metrics.csv")
-    kept = card.epoch if card and any(row["eval_loss"] is not None for row in rows) else None
+    training_only = not any(was_scored(row) for row in rows)
+    kept = card.epoch if card and not training_only else None
     evaluation = _evaluation(run / "scores.json")
     found_scores = evaluation.scores if evaluation else None
     scores = found_scores if isinstance(found_scores, Scores) else None
@@ -163,6 +165,7 @@ def write_report(run: Path) -> Path:
             environment=environment,
             recipe=recipe,
             rows=rows,
+            training_only=training_only,
             columns=_columns(rows, scored),
             kept=kept,
             charts=_charts(rows, kept, scored),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,15 +29,21 @@ from deepen.training.state import check_plain, unpack_model
 from deepen.weights import save_weights
 
 
-def take(pictures: Pictures, data_dir: Path | None, download: bool = False) -> PictureSet:
-    """Training and test pictures of a study, as many as it asks for.
+def take(
+    pictures: Pictures,
+    data_dir: Path | None,
+    download: bool = False,
+    exclude: Collection[str] = (),
+) -> PictureSet:
+    """Training and test pictures of a study, as many as it asks for, but for those to exclude.
 
     Nothing is chosen on held-out pictures in a study, so none are held out.
 
     Raises:
         InputError: there is no such data set here.
     """
-    return open_source(str(Drawn(*astuple(pictures))), data_dir=data_dir, download=download)
+    word = str(Drawn(*astuple(pictures)))
+    return open_source(word, data_dir=data_dir, download=download, exclude=exclude)
 
 
 class Fitted(NamedTuple):
@@ -71,6 +77,7 @@ class Bench:
         source: its pictures.
         folder: of this trial alone.
         here: where it runs.
+        exclude: pictures and boxes that were left out of the source.
     """
 
     arm: Arm
@@ -80,6 +87,7 @@ class Bench:
     source: PictureSet
     folder: Path
     here: Here
+    exclude: tuple[str, ...] = ()
 
     def recipe(self, changes: Mapping[str, Any] | None = None) -> Recipe:
         """The setting's recipe with the arm's changes and further ones."""
@@ -104,7 +112,8 @@ class Bench:
             changes=self._changes(changes),
             weights=weights,
         )
-        return settle(request, self.here.watched(Silent()))
+        plan = settle(request, self.here.watched(Silent()))
+        return replace(plan, excluded=self.exclude)
 
     @cached_property
     def _plain(self) -> Plan:

@@ -9,6 +9,7 @@ from deepen.studies import (
     activation,
     construction,
     depth,
+    features_matter,
     initialization,
     lesion,
     optimization,
@@ -33,6 +34,7 @@ STUDIES: dict[str, Study] = {
         width,
         lesion,
         shallow,
+        features_matter,
     )
 }
 

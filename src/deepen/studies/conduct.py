@@ -51,6 +51,7 @@ class Order:
         folder: of the study.
         threads: of each process.
         command: kept with each trial.
+        exclude: pictures and boxes to leave out.
     """
 
     study: str
@@ -62,6 +63,7 @@ class Order:
     folder: Path
     threads: int
     command: str = ""
+    exclude: tuple[str, ...] = ()
 
     @property
     def definition(self) -> Study:
@@ -121,7 +123,7 @@ def conduct(
         Interrupted: asked to stop; all is kept.
         WorkError: something could not be written; what is done is kept.
     """
-    source = take(order.plan.pictures, _path(order.data_dir), download)
+    source = take(order.plan.pictures, _path(order.data_dir), download, order.exclude)
     try:
         (order.folder / "trials").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -207,9 +209,10 @@ def do_trial(order: Order, arm: str, seed: int, reporter: Reporter | None = None
         model=chosen.model or model_of(study, order.setting, arm),
         seed=seed,
         setting=order.plan,
-        source=take(order.plan.pictures, _path(order.data_dir)),
+        source=take(order.plan.pictures, _path(order.data_dir), exclude=order.exclude),
         folder=order.file(arm, seed).with_suffix(""),
         here=Here(device=order.device, reporter=reporter or Silent(), command=order.command),
+        exclude=order.exclude,
     )
     try:
         trial = order.definition.trial(bench)
