@@ -31,6 +31,8 @@ from deepen.data.decode import (
     PictureError,
     decoder,
     detect_format,
+    header_of,
+    open_mask,
     open_picture,
     open_pixels,
 )
@@ -544,3 +546,40 @@ def test_telephones_photographs_are_read_where_pillow_heif_is(tmp_path: Path) ->
     heif.from_pillow(image).save(tmp_path / "1.heic", quality=100)
     read = np.asarray(open_picture(tmp_path / "1.heic"))
     np.testing.assert_allclose(read, np.asarray(image), atol=4)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_header_says_the_size_that_decoding_gives(tmp_path, kind, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = tmp_path / f"x.{kind.lower()}"
+    Image.new("RGB", (7, 5)).save(path, kind, exif=exif)
+    header = header_of(path)
+    assert header.size == open_picture(path).size
+    assert header.turned == (turn > 1)
+    with pytest.raises(PictureError, match=r"none\.png: no such file"):
+        header_of(tmp_path / "none.png")
+    path.write_bytes(path.read_bytes()[:12])
+    with pytest.raises(PictureError):
+        header_of(path)
+
+
+def test_a_mask_is_taken_as_it_is_written(tmp_path):
+    values = np.random.default_rng().integers(0, 256, (5, 7)).astype(np.uint8)
+    palette = Image.new("P", (7, 5))
+    palette.putdata(values.ravel().tolist())
+    palette.putpalette([(i * 91) % 256 for i in range(768)])
+    colours = np.stack([values, values // 2, 255 - values], -1)
+    for name, image, wanted in (
+        ("p.png", palette, values),
+        ("l.png", Image.fromarray(values), values),
+        ("l.bmp", Image.fromarray(values), values),
+        ("i.png", Image.fromarray(values.astype(np.uint16) * 200), values.astype(int) * 200),
+        ("rgb.png", Image.fromarray(colours), colours),
+    ):
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(open_mask(tmp_path / name), wanted)
+    Image.fromarray(values).save(tmp_path / "x.jpg")
+    with pytest.raises(PictureError, match=r"x\.jpg: JPEG changes values"):
+        open_mask(tmp_path / "x.jpg")

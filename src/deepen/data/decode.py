@@ -7,7 +7,6 @@ the predictor, the exporter and the server share it.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import threading
 import warnings
@@ -256,7 +255,7 @@ def header_of(source: str | Path | bytes, *, name: str | None = None) -> Header:
             with _quiet():
                 image = Image.open(file, formats=(picture_format,))
             # Pillow decodes a PNG in full to look for EXIF behind its pixels.
-            plain = picture_format == "PNG" and not _PNG_ABOUT.search(_rest(file))
+            plain = picture_format == "PNG" and not any(map(_whole(file).__contains__, _PNG_ABOUT))
             orientation = None if plain else _orientation(image)
             if picture_format == "TIFF" and orientation in _UPRIGHT:
                 image.load()  # turns itself
@@ -270,10 +269,12 @@ def header_of(source: str | Path | bytes, *, name: str | None = None) -> Header:
     return Header((height, width) if swapped else (width, height), orientation in _UPRIGHT)
 
 
-_PNG_ABOUT = re.compile(rb"exif|xmp", re.IGNORECASE)
+_PNG_ABOUT = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Where in a PNG Pillow looks for an orientation."""
 
 
-def _rest(file: BinaryIO) -> bytes:
+def _whole(file: BinaryIO) -> bytes:
+    """All of a file, which is left where it was."""
     place = file.tell()
     file.seek(0)
     data = file.read()
@@ -301,8 +302,9 @@ def open_mask(source: str | Path | bytes, *, name: str | None = None) -> np.ndar
         try:
             with _quiet():
                 image = Image.open(file, formats=(picture_format,))
-                if image.width * image.height > MAX_PIXELS:
-                    raise PictureError(name, f"{image.width}x{image.height} px, too large")
+            if image.width * image.height > MAX_PIXELS:
+                raise PictureError(name, f"{image.width}x{image.height} px, too large")
+            with _quiet() if picture_format == "TIFF" else nullcontext():  # as in `_decode`
                 image.load()
         except PictureError:
             raise

@@ -6,22 +6,28 @@ They are part of the network's name, so that its weights' card, a run and a resu
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
-from deepen.errors import InputError, first_problem, unknown
+from deepen.errors import InputError, first_problem
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Norm = Literal["batch", "frozen", "group"]
 """Of the backbone: batch norm as it is; fixed, as He et al. 2015 (appendix A) fine-tune; or group
 norm (Wu & He 2018), which small batches from scratch do not hurt."""
 
 
-@dataclass(frozen=True)
-class DetectorSettings:
+class DetectorSettings(BaseModel):
     """Sizes, counts and thresholds of a two-stage detector.
 
     Attributes:
@@ -51,45 +57,35 @@ class DetectorSettings:
         detections: of a picture, at most.
     """
 
-    anchor_px: tuple[float, ...] | None = None
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    anchor_px: tuple[PositiveFloat, ...] | None = Field(default=None, min_length=1)
+    ratios: tuple[PositiveFloat, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
     norm: Norm = "batch"
-    norm_eps: float | None = None
-    maps: int = 256
-    hidden: int = 1024
+    norm_eps: float | None = Field(default=None, ge=0)
+    maps: PositiveInt = 256
+    hidden: PositiveInt = 1024
     pool: Literal["align", "max"] = "align"
-    pool_px: int = 7
-    anchor_ious: tuple[float, float] = (0.3, 0.7)
-    anchors: int = 256
-    anchor_positives: float = 0.5
-    kept: tuple[int, int] = (2000, 1000)
-    proposals: tuple[int, int] = (2000, 1000)
-    proposal_nms: float = 0.7
-    region_iou: float = 0.5
-    regions: int = 512
-    region_positives: float = 0.25
-    least_score: float = 0.05
-    nms: float = 0.5
-    detections: int = 100
+    pool_px: PositiveInt = 7
+    anchor_ious: tuple[Share, Share] = (0.3, 0.7)
+    anchors: PositiveInt = 256
+    anchor_positives: Share = 0.5
+    kept: tuple[PositiveInt, PositiveInt] = (2000, 1000)
+    proposals: tuple[PositiveInt, PositiveInt] = (2000, 1000)
+    proposal_nms: Share = 0.7
+    region_iou: Share = 0.5
+    regions: PositiveInt = 512
+    region_positives: Share = 0.25
+    least_score: Share = 0.05
+    nms: Share = 0.5
+    detections: PositiveInt = 100
 
-    def __post_init__(self) -> None:
-        """Refuse what no detector can be.
-
-        Raises:
-            InputError: names the field.
-        """
-        sizes = [*(self.anchor_px or (1.0,)), *self.ratios, self.norm_eps or 1.0]
-        counts = [self.maps, self.hidden, self.pool_px, self.anchors, self.regions]
-        if not self.ratios or self.anchor_px == () or min(sizes) <= 0:
-            raise InputError("anchor_px, ratios and norm_eps are above 0, one at least")
-        if min([*counts, *self.kept, *self.proposals, self.detections]) < 1:
-            raise InputError("maps, hidden, pool_px and all counts are 1 at least")
-        shares = [*self.anchor_ious, self.anchor_positives, self.proposal_nms, self.region_iou]
-        shares += [self.region_positives, self.least_score, self.nms]
-        if not all(0 <= share <= 1 for share in shares):
-            raise InputError("shares and overlaps lie between 0 and 1")
-        if self.anchor_ious[0] > self.anchor_ious[1]:
-            raise InputError("anchor_ious must rise")
+    @field_validator("anchor_ious")
+    @classmethod
+    def _rises(cls, ious: tuple[float, float]) -> tuple[float, float]:
+        if ious[0] > ious[1]:
+            raise ValueError("must rise")
+        return ious
 
 
 FPN = DetectorSettings()
@@ -114,17 +110,12 @@ def settings_of(words: Iterable[str], usual: DetectorSettings) -> DetectorSettin
     Raises:
         InputError: there is no such setting (says the nearest), or it cannot be so.
     """
-    fields = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
+    fields: dict[str, Any] = usual.model_dump()
     for word in words:
         name, _, value = word.partition("=")
-        if name not in fields:
-            raise unknown("setting", name, fields)
-        several = isinstance(fields[name], tuple) or name == "anchor_px"
+        several = name == "anchor_px" or isinstance(fields.get(name), tuple)
         fields[name] = tuple(value.split(",")) if several else value
     try:
-        return _CHECK.validate_python(fields)
+        return DetectorSettings.model_validate(fields)
     except ValidationError as error:
         raise InputError(f"detector: {first_problem(error, DetectorSettings)}") from error
-
-
-_CHECK = TypeAdapter(DetectorSettings)

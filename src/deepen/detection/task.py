@@ -18,7 +18,6 @@ from deepen.evaluation.boxes import Detections
 from deepen.evaluation.coco import run_lengths, score_boxes, score_masks
 from deepen.evaluation.detection import score_detections
 from deepen.training.progress import Row
-from deepen.training.recipe import Recipe
 from deepen.training.request import Here
 from deepen.training.task import Examined, Outcome, Task
 
@@ -136,8 +135,8 @@ class Detection(Task):
             return []
         assert batch.named_targets is not None
         assert batch.geometry is not None
-        proposals = "proposals" in batch.named_targets[0]
-        found = network(batch.images, targets_of(batch, False) if proposals else None)
+        given = [targets_of(batch, False)] if "proposals" in batch.named_targets[0] else []
+        found = network(batch.images, *given)
         pictures = []
         for place, (one, target) in enumerate(zip(found, batch.named_targets, strict=True)):
             width, height = (round(side) for side in batch.geometry.window[place, 2:].tolist())
@@ -170,6 +169,7 @@ class Detection(Task):
             sizes=found.sizes,
             keys=[split.key(index) for index in found.indices.tolist()],
             protocol=protocol,
+            num_skipped=len(found.bad),
         )
         card = {name: value for name, value in self.scores(found).items() if value is not None}
         return Examined(scores, card, {"detections.json": self._listed(found, split)})
@@ -238,7 +238,7 @@ def targets_of(batch: Batch, masks: bool) -> list[dict[str, Tensor]]:
 def in_source(
     found: Mapping[str, Tensor], geometry: Geometry, place: int, size: tuple[int, int]
 ) -> list[Any]:
-    """What a detector found in a picture of its input, carried back to its source, as JSON keeps it.
+    """What a detector found in its input, carried back to the source picture, as JSON keeps it.
 
     Args:
         found: boxes (n, 4), scores (n,), labels (n,) from 1 on, perhaps masks (n, 1, 28, 28).

@@ -118,9 +118,10 @@ def resampled_areas(ranking: Ranking, draws: np.ndarray) -> np.ndarray:
     """
     hits = np.flatnonzero(ranking.right)
     objects = draws @ ranking.support
-    if not len(hits):
+    if not len(hits) or not len(draws):
         return np.where(objects > 0, 0.0, np.nan)
     upto = ranking.pictures[: hits[-1] + 1]  # what is ranked below the last hit changes nothing
+    draws = draws.astype(np.int16)  # a third of the time
     rows = max(1, _HELD // len(upto))
     areas = [
         _area_of(draws[i : i + rows, upto], hits, objects[i : i + rows])
@@ -130,7 +131,7 @@ def resampled_areas(ranking: Ranking, draws: np.ndarray) -> np.ndarray:
 
 
 def _area_of(weights: np.ndarray, hits: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    said = weights.cumsum(1)[:, hits]
+    said = weights.cumsum(1, np.int32)[:, hits]
     found = weights[:, hits].cumsum(1)
     with np.errstate(invalid="ignore"):  # 0/0 where no object was drawn: NaN
         return area(found / objects[:, None], found / np.maximum(said, 1))

@@ -21,7 +21,7 @@ from deepen.evaluation.average_precision import (
 )
 from deepen.evaluation.boxes import Detections, Picture, pair
 from deepen.evaluation.detection_errors import ErrorCost, Mistake, find_errors
-from deepen.evaluation.intervals import RESAMPLES, Interval, draw_again, percentiles
+from deepen.evaluation.intervals import RESAMPLES, Interval, bootstrap_interval, draw_again
 from deepen.evaluation.metrics import Figures
 
 CURVE_POINTS = 200
@@ -156,9 +156,12 @@ def score_detections(
     _check_sizes(found, truth, sizes)
     pictures = pair(found, truth, len(classes))
     rankings = rank(pictures, len(classes))
-    areas = _areas(rankings, len(pictures), resamples)
+    draws = draw_again(len(pictures), resamples)
+    areas = np.stack([resampled_areas(ranking, draws) for ranking in rankings])
     boxes = coco.score_boxes(found, truth, len(classes))
-    with_masks = all(one.masks is not None for one in found) and any("masks" in t for t in truth)
+    with_masks = all(one.masks is not None for one in found) and all(
+        "masks" in target or not len(target["labels"]) for target in truth
+    )
     masks = coco.score_masks(found, truth, len(classes)) if with_masks else None
     per_class = [
         _of_class(name, rankings[c], areas[c], boxes.per_class[c], masks and masks.per_class[c])
@@ -180,7 +183,7 @@ def score_detections(
         num_skipped=num_skipped,
         figures=figures,
         protocol=protocol,
-        map50_interval=_interval_of_mean(areas),
+        map50_interval=_interval(figures["map50"], areas),
         per_class=per_class,
         coco=boxes,
         coco_masks=masks,
@@ -207,17 +210,12 @@ def _check_sizes(
                 raise InputError(f"picture {i}: {words}")
 
 
-def _areas(rankings: Sequence[Ranking], pictures: int, resamples: int) -> np.ndarray:
-    """Of each class in each resample, (K, R)."""
-    draws = draw_again(pictures, resamples)
-    return np.stack([resampled_areas(ranking, draws) for ranking in rankings])
-
-
-def _interval_of_mean(areas: np.ndarray) -> tuple[float, float] | None:
+def _interval(measured: float | None, areas: np.ndarray) -> tuple[float, float] | None:
+    """Of the mean of classes' areas, (K, R), in each resample those that an object was drawn of."""
     known = ~np.isnan(areas)
-    counts = known.sum(0)
     with np.errstate(invalid="ignore"):
-        return percentiles(np.where(known, areas, 0).sum(0) / counts)
+        means = np.where(known, areas, 0).sum(0) / known.sum(0)
+    return None if measured is None else bootstrap_interval(measured, means)
 
 
 def _of_class(
@@ -227,23 +225,24 @@ def _of_class(
     boxes: coco.CocoClass,
     masks: coco.CocoClass | None,
 ) -> DetectedClass:
-    support = int(ranking.support.sum())
     curve = curve_of(ranking)
-    best = None
-    if curve is not None and len(curve.recall):
+    ap = None if curve is None else float(area(curve.recall, curve.precision))
+    best_f1 = best_score = None
+    if curve is not None:
         f1 = 2 * curve.recall * curve.precision / (curve.recall + curve.precision)
-        best = int(f1.argmax())
+        best_f1 = float(f1.max(initial=0.0))
+        best_score = float(curve.scores[f1.argmax()]) if len(f1) else None
     return DetectedClass(
         name=name,
-        support=support,
-        ap=None if curve is None else float(area(curve.recall, curve.precision)),
-        ap_interval=percentiles(areas),
+        support=int(ranking.support.sum()),
+        ap=ap,
+        ap_interval=_interval(ap, areas[None]),
         ap07=None if curve is None else eleven_points(curve.recall, curve.precision),
         coco_ap=boxes.ap,
         coco_ap75=boxes.ap75,
         mask_ap=masks.ap if masks else None,
-        best_f1=None if curve is None else float(f1[best]) if best is not None else 0.0,
-        best_score=None if curve is None or best is None else float(curve.scores[best]),
+        best_f1=best_f1,
+        best_score=best_score,
         curve=[] if curve is None else list(thinned(curve, CURVE_POINTS)),
     )
 
@@ -262,11 +261,11 @@ def _worst(
     """The surest that are wrong and the largest that are missed, two of a picture at most."""
 
     def score(mistake: Mistake) -> float:
-        return pictures[mistake.picture].scores[mistake.detection]
+        return float(pictures[mistake.picture].scores[mistake.detection])
 
     def size(mistake: Mistake) -> float:
-        box = pictures[mistake.picture].true_boxes[mistake.object]
-        return (box[2] - box[0]) * (box[3] - box[1])
+        left, top, right, bottom = pictures[mistake.picture].true_boxes[mistake.object].tolist()
+        return (right - left) * (bottom - top)
 
     wrong = [each for each in mistakes if each.detection is not None]
     missed = [each for each in mistakes if each.detection is None]
@@ -293,10 +292,10 @@ def _in_words(
         place=mistake.picture,
         key=keys[mistake.picture],
         kind=mistake.kind,
-        predicted=None if i is None else classes[picture.labels[i]],
+        predicted=None if i is None else classes[int(picture.labels[i])],
         score=None if i is None else float(picture.scores[i]),
         box=None if i is None else _box(picture.boxes[i]),
-        true=None if j is None else classes[picture.true_labels[j]],
+        true=None if j is None else classes[int(picture.true_labels[j])],
         true_box=None if j is None else _box(picture.true_boxes[j]),
         overlap=None if i is None or j is None else float(picture.overlaps[i, j]),
     )

@@ -113,7 +113,9 @@ def find_errors(pictures: Sequence[Picture], num_classes: int) -> Errors:
     counted, right = kinds != _PASSED_OVER, kinds == _RIGHT
     before = _mean_ap(labels[counted], scores[counted], right[counted], support, support)
 
-    def cost(kind: str, count: int, kept: np.ndarray, mended: np.ndarray, less: object = 0) -> None:
+    def cost(
+        kind: str, count: int, kept: np.ndarray, mended: np.ndarray, less: np.ndarray | int = 0
+    ) -> None:
         """What AP gains with `kept` alone, of these `mended` right, and so many objects less."""
         put = np.where(mended, meant, labels)
         after = _mean_ap(put[kept], scores[kept], (right | mended)[kept], support - less, support)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from deepen.errors import InputError
-from deepen.evaluation.intervals import RESAMPLES, Interval, draw_again, percentiles
+from deepen.evaluation.intervals import RESAMPLES, Interval, bootstrap_interval, draw_again
 from deepen.evaluation.metrics import Figures
 
 VOID = 255
@@ -143,12 +143,14 @@ def score_masks(
     )
     each = torch.stack(kept).numpy().astype(np.float64)
     drawn = np.tensordot(draw_again(len(kept), resamples).astype(np.float64), each, 1)
+    again = _Terms(*drawn.transpose(1, 0, 2))
     iou, accuracy = terms.iou, _ratio(terms.right, terms.true)
     precision = _ratio(terms.right, terms.said)
     pixels = terms.true.sum()
     weighed = np.nansum(iou * terms.true)
+    miou = _mean(iou)
     figures = {
-        "miou": _mean(iou),
+        "miou": miou,
         "pixel_accuracy": float(terms.right.sum() / pixels) if pixels else None,
         "mean_accuracy": _mean(accuracy),
         "fwiou": float(weighed / pixels) if pixels else None,
@@ -158,7 +160,7 @@ def score_masks(
         num_skipped=num_skipped,
         figures=figures,
         protocol=protocol,
-        miou_interval=percentiles(_means(_Terms(*drawn.transpose(1, 0, 2)).iou)),
+        miou_interval=bootstrap_interval(miou, _means(again.iou)) if miou is not None else None,
         per_class=[
             SegmentedClass(
                 name=name,

@@ -20,25 +20,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
-from jinja2 import Environment, StrictUndefined, Template, UndefinedError
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, UndefinedError
 from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from deepen.data.names import shown
 from deepen.errors import InputError, first_problem
+from deepen.evaluation.detection import DetectionScores
+from deepen.evaluation.localization import LocalizationScores
 from deepen.evaluation.metrics import ClassScore, Figures, Scores
+from deepen.evaluation.segmentation import SegmentationScores
 from deepen.evaluation.tags import TagScores
 from deepen.files import read_json, read_text, read_yaml, write_whole
+from deepen.report import detection
 from deepen.report.drawing import INK, draw
 from deepen.report.search import search_charts
+from deepen.training.progress import was_scored
 from deepen.visualization.filters import filter_tiles, first_layer
 from deepen.weights import Card, read_card
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NEEDED = ("epoch", "lr", "train_loss", "eval_loss", "images_per_s", "seconds")
+NEEDED = ("epoch", "lr", "train_loss", "images_per_s", "seconds")
 """Columns of metrics.csv that every task has."""
 TITLES = {
     "loss": "Loss",
@@ -47,9 +52,10 @@ TITLES = {
     "macro_f1": "Macro F1",
     "micro_f1": "Micro F1",
     "map": "Mean average precision",
+    **detection.CHARTS,
 }
 """Of charts; other figures go by their names."""
-PERCENT = ("top1", "balanced", "macro_f1", "micro_f1", "map", "exact")
+PERCENT = ("top1", "balanced", "macro_f1", "micro_f1", "map", "exact", *detection.CHARTS)
 """Figures that are shown in percent."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 MACHINE = (
@@ -116,7 +122,7 @@ class Evaluation(BaseModel):
 
     split: str
     choice: str
-    scores: Scores | TagScores | Figures
+    scores: Scores | TagScores | DetectionScores | SegmentationScores | LocalizationScores | Figures
 
 
 def write_report(run: Path) -> Path:
@@ -131,7 +137,8 @@ def write_report(run: Path) -> Path:
     weights = next((run / name for name in WEIGHTS if (run / name).is_file()), None)
     card = read_card(weights) if weights else None
     rows = _metrics(run / "metrics.csv")
-    kept = card.epoch if card and any(row["eval_loss"] is not None for row in rows) else None
+    training_only = not any(was_scored(row) for row in rows)
+    kept = card.epoch if card and not training_only else None
     evaluation = _evaluation(run / "scores.json")
     found_scores = evaluation.scores if evaluation else None
     scores = found_scores if isinstance(found_scores, Scores) else None
@@ -158,6 +165,7 @@ def write_report(run: Path) -> Path:
             environment=environment,
             recipe=recipe,
             rows=rows,
+            training_only=training_only,
             columns=_columns(rows, scored),
             kept=kept,
             charts=_charts(rows, kept, scored),
@@ -173,6 +181,11 @@ def write_report(run: Path) -> Path:
             scores=scores,
             figures=figures,
             tags=tags,
+            names=detection.NAMES,
+            detection=detection.parts(found_scores, run / "worst.json")
+            if isinstance(found_scores, DetectionScores)
+            else None,
+            segments=found_scores.per_class if isinstance(found_scores, SegmentationScores) else [],
             interval=scores.interval[1:3] if scores else None,
             by_class=_by_class(scores) if scores else [],
             matrix=_matrix(scores) if scores else None,
@@ -189,12 +202,14 @@ def write_report(run: Path) -> Path:
 
 @cache
 def _template() -> Template:
+    files = resources.files("deepen.report")
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
+        loader=FunctionLoader(lambda part: files.joinpath(part).read_text("utf-8")),
     )
     environment.filters |= {
         "percent": _percent,
@@ -203,8 +218,7 @@ def _template() -> Template:
         "day": _day,
         "quote": shlex.quote,
     }
-    source = resources.files("deepen.report").joinpath("report.html.j2")
-    return environment.from_string(source.read_text("utf-8"))
+    return environment.get_template("report.html.j2")
 
 
 # Numbers in words

@@ -127,7 +127,7 @@ class Bars:
     def epoch(self, row: Row, epochs: int) -> None:
         """See `Reporter`."""
         parts = [f"epoch {row['epoch']}/{epochs}", f"train {_in_words(row, 'train_')}"]
-        if row["eval_loss"] is not None:
+        if was_scored(row):
             parts.append(f"validation {_in_words(row, 'eval_')}")
         parts.append(f"lr {row['lr']:.4g}")
         parts.append(f"{row['images_per_s']:,.0f} images/s")
@@ -143,6 +143,11 @@ class Bars:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def was_scored(row: Row) -> bool:
+    """Whether pictures were scored after this epoch, by whatever figure."""
+    return any(key.startswith("eval_") and value is not None for key, value in row.items())
 
 
 def _in_words(row: Row, prefix: str) -> str:

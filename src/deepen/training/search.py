@@ -250,7 +250,7 @@ class _Judged(Passing):
         number = int(row["epoch"] or 0)
         if self.task.better(row, self.best):
             self.best = row
-            self.trial.set_user_attr("loss", row["eval_loss"])
+            self.trial.set_user_attr("loss", row.get("eval_loss"))
         self.trial.set_user_attr("epochs", number)
         self.trial.report(self.task.rank(row)[0], number)
         if number < epochs and self.trial.should_prune():

@@ -170,6 +170,10 @@ class Classification(Task):
         """Weigh the classes, if the recipe says so; where they are uneven, score their means."""
         if tags_of(train) is not None:
             raise InputError("these pictures have several classes each: --task multilabel")
+        if train.targets is not None and type(self).loss_of is Classification.loss_of:
+            raise InputError(
+                "these pictures have boxes or masks, which `deepen detect train` learns"
+            )
         counts = np.bincount(train.labels, minlength=len(self.classes)).tolist()
         weights = class_weights(getattr(self.recipe.loss, "class_weights", "none"), counts)
         self.objective = Objective(self.recipe.loss, weights)

@@ -13,8 +13,8 @@ from typing import Any, get_args
 import numpy as np
 
 from deepen.data.annotated.records import Fault, Shown, Survey
+from deepen.data.annotated.safely import look_into, read_json, whole
 from deepen.data.annotated.safely import number as to_number
-from deepen.data.annotated.safely import read_json, whole
 from deepen.data.index import FolderIndex
 from deepen.data.leftout import NO_ROW, some
 from deepen.data.names import printable, to_text
@@ -34,13 +34,11 @@ def find_files(root: Path) -> list[Path]:
 
     They lie in it, in its folder `annotations`, or in folders of splits.
     """
-    found: list[Path] = []
-    for folder in (root, *sorted(each for each in root.iterdir() if each.is_dir())):
-        name = folder.name.lower()
-        if folder == root or name == "annotations" or name in SPLIT_FOLDERS:
-            names = [each for each in folder.iterdir() if _NAMED.fullmatch(each.name)]
-            found += sorted(each for each in names if each.is_file())
-    return found
+    folders, files = look_into(root)
+    for folder in folders:
+        if folder.name.lower() in ("annotations", *SPLIT_FOLDERS):
+            files += look_into(folder)[1]
+    return [file for file in files if _NAMED.fullmatch(file.name)]
 
 
 def read_coco(root: Path, asked: dict[str, str]) -> Survey:

@@ -50,7 +50,15 @@ def check(survey: Survey) -> tuple[dict[str, Checked], list[Fault], list[str]]:
 
     Returns:
         By key what was found of each picture; faults that take all pictures to see; notes.
+
+    Raises:
+        InputError: the numbers of all boxes are no pixels.
     """
+    boxed = [shown for shown in survey.all if len(shown.boxes)]
+    if boxed and all((shown.boxes >= 0).all() and (shown.boxes <= 1).all() for shown in boxed):
+        words = f"all {sum(len(shown.boxes) for shown in boxed):,} boxes lie within 0 to 1"
+        where = survey.root / boxed[0].said_in
+        raise InputError(f"{where}: {words}: they are shares of the picture, and wanted are pixels")
     with ThreadPoolExecutor(_THREADS) as pool:  # files are waited for
         found = list(pool.map(lambda each: _check(each, survey), survey.all))
     checked = {each.shown.file.key: each for each in found}
@@ -80,8 +88,10 @@ def _check(shown: Shown, survey: Survey) -> Checked:
     if shown.mask is not None:
         faults_of_mask, values = _of_mask(shown, size, survey)
         return Checked(shown, size, faults_of_mask, turned=turned, values=values)
-    cut, of_boxes = _of_boxes(shown, None if faults else size)
-    clipped = int((cut != shown.boxes).any(1).sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        shown.boxes = shown.boxes.astype(np.float32).astype(np.float64)  # as they are handed out
+        cut, of_boxes = _of_boxes(shown, None if faults else size)
+        clipped = int((np.abs(cut - shown.boxes) > 1e-3).any(1).sum())
     shown.boxes = cut
     return Checked(shown, size, faults + of_boxes, clipped, turned)
 
@@ -121,29 +131,15 @@ def _of_mask(
 def _of_boxes(shown: Shown, size: tuple[int, int] | None) -> tuple[np.ndarray, list[Fault]]:
     """The boxes cut to the picture where they stick out by `CLIPPED_PX` at most; their faults."""
     found: dict[int, tuple[FaultKind, str]] = {}
-    boxes, spare = shown.boxes, shown.pixel
-    cut = boxes.copy()
+    boxes, cut = shown.boxes, shown.boxes.copy()
+    sides = boxes[:, 2:] - boxes[:, :2] - shown.pixel
+    strange = ~(sides > 0).all(1)  # so is NaN
     if size is not None:
-        cut[:, 0::2] = boxes[:, 0::2].clip(0, size[0])
-        cut[:, 1::2] = boxes[:, 1::2].clip(0, size[1])
-    for place in range(len(boxes)):
-        left, top, right, bottom = boxes[place].tolist()
-        wide, high = right - left - spare, bottom - top - spare
-        corners = f"{left + spare:g},{top + spare:g} to {right:g},{bottom:g}"
-        if not np.isfinite(boxes[place]).all():
-            found[place] = "not_finite", f"{corners} is not four numbers"
-        elif wide < 0 or high < 0:
-            found[place] = "inverted", f"{corners} ends before it begins"
-        elif wide == 0 or high == 0:
-            found[place] = "degenerate", f"{corners} is {wide:g}x{high:g} px"
-        elif size is not None:
-            x1, y1, x2, y2 = cut[place].tolist()
-            out = np.abs(cut[place] - boxes[place]).max()
-            if x1 >= x2 or y1 >= y2:
-                found[place] = "outside", f"{corners} lies outside {size[0]}x{size[1]} px"
-            elif out > CLIPPED_PX:
-                words = f"{corners} sticks out of {size[0]}x{size[1]} px by {out:g}"
-                found[place] = "outside", words
+        cut = boxes.clip(0, [*size, *size])
+        strange |= ~(np.abs(cut - boxes) <= CLIPPED_PX).all(1)
+        strange |= ~(cut[:, 2:] > cut[:, :2]).all(1)
+    for place in np.flatnonzero(strange | ~np.isfinite(boxes).all(1)).tolist():
+        found[place] = _flaw(boxes[place], cut[place], sides[place], shown.pixel, size)
     found |= shown.flaws
     if shown.outlines is not None and size is not None:
         for place, outline in enumerate(shown.outlines):
@@ -160,6 +156,29 @@ def _of_boxes(shown: Shown, size: tuple[int, int] | None) -> tuple[np.ndarray, l
     ]
 
 
+def _flaw(
+    box: np.ndarray,
+    cut: np.ndarray,
+    sides: np.ndarray,
+    pixel: int,
+    size: tuple[int, int] | None,
+) -> tuple[FaultKind, str]:
+    """What is wrong with a box that is not as it should be."""
+    left, top, right, bottom = box.tolist()
+    corners = f"{left + pixel:g},{top + pixel:g} to {right:g},{bottom:g}"
+    if not np.isfinite(box).all():
+        return "not_finite", f"{corners} is not four numbers"
+    if (sides < 0).any():
+        return "inverted", f"{corners} ends before it begins"
+    if (sides == 0).any():
+        return "degenerate", f"{corners} is {sides[0]:g}x{sides[1]:g} px"
+    assert size is not None
+    inside = f"{size[0]}x{size[1]} px"
+    if not (cut[2:] > cut[:2]).all():
+        return "outside", f"{corners} lies outside {inside}"
+    return "outside", f"{corners} sticks out of {inside} by {np.abs(cut - box).max():g}"
+
+
 def _doubles(shown: Shown, boxes: np.ndarray, sound: list[int]) -> Iterator[tuple[int, int, float]]:
     """Boxes of one class that are the same or nearly, but for crowds: earlier, later, IoU."""
     by_name: defaultdict[str, list[int]] = defaultdict(list)
@@ -167,6 +186,8 @@ def _doubles(shown: Shown, boxes: np.ndarray, sound: list[int]) -> Iterator[tupl
         if not shown.crowd[place]:
             by_name[shown.names[place]].append(place)
     for places in by_name.values():
+        if len(places) < 2:
+            continue
         some_boxes = boxes[places]
         low = np.maximum(some_boxes[:, None, :2], some_boxes[None, :, :2])
         high = np.minimum(some_boxes[:, None, 2:], some_boxes[None, :, 2:])

@@ -20,8 +20,8 @@ import numpy as np
 
 from deepen.data.annotated.records import VOID, Fault, MaskFile, Shown, Survey
 from deepen.data.annotated.safely import number, read_bytes
-from deepen.data.annotated.voc import _listed
-from deepen.data.decode import open_mask
+from deepen.data.annotated.voc import read_lists
+from deepen.data.decode import PictureError, open_mask
 from deepen.data.index import FolderIndex
 from deepen.data.leftout import some
 from deepen.data.names import printable
@@ -55,6 +55,7 @@ class Classes(NamedTuple):
     void: int | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     ignored: tuple[tuple[int, int, int], ...] = ()
+    table: str = ""
 
 
 def is_masks(root: Path) -> bool:
@@ -85,7 +86,7 @@ def read_masks(root: Path, asked: dict[str, str]) -> Survey:
     found: dict[str, Shown] = {}
     for file, mask in pairs:
         shown = Shown(file, mask.key)
-        shown.mask = MaskFile(mask.path, mask.key, classes.void, classes.colours, classes.ignored)
+        shown.mask = MaskFile(mask.path, mask.key, *classes[1:])
         found[file.key] = shown
     if splits:
         survey.own = tuple(split for split in get_args(SplitName) if split in splits)
@@ -143,7 +144,7 @@ def _pair(
     for key in sorted(of_masks - used):
         survey.faults.append(Fault(key, None, "no_picture", "a mask of no picture"))
     keys = {stem: file for folder in beside for stem, file in _under(files, folder).items()}
-    lists = _listed(survey, root / "ImageSets" / "Segmentation", keys)
+    lists = read_lists(survey, root / "ImageSets" / "Segmentation", keys)
     splits = {split: [keys[name].key for name in names] for split, names in lists.items()}
     return pairs, splits or _by_folder(survey, [file.key for file, _ in pairs])
 
@@ -235,10 +236,11 @@ def read_classes(path: Path) -> Classes:
     if not colours:
         names = names[names[0] == "__ignore__" :]  # labelme's, whose value is -1
         void = next((i for i, name in enumerate(names) if name.lower() in _NO_CLASS), None)
-        return Classes(tuple(names[:-1] if void == len(names) - 1 else names), void)
+        names = names[:-1] if void == len(names) - 1 else names
+        return Classes(tuple(names), void, table=path.name)
     by_name = dict(zip(names, colours, strict=True))
     ignored = tuple(by_name[name] for name in names if name not in real)
-    return Classes(tuple(real), None, tuple(by_name[name] for name in real), ignored)
+    return Classes(tuple(real), None, tuple(by_name[name] for name in real), ignored, path.name)
 
 
 def _row(line: str) -> tuple[str, tuple[int, int, int] | None]:
@@ -267,13 +269,15 @@ def decode_mask(mask: MaskFile, num_classes: int) -> np.ndarray:
     if values.ndim == 3:
         return _of_colours(values, mask)
     if mask.colours is not None:
-        raise InputError(f"{mask.name}: has values, not the colours of the table of classes")
-    values = values.astype(np.int64)
+        raise InputError(f"{mask.name}: has values, not the colours of {mask.table}")
+    if values.dtype != np.uint8:
+        values = values.astype(np.int64)
     if mask.void is not None:
         values[values == mask.void] = VOID
     strange = values[(values != VOID) & ((values < 0) | (values >= num_classes))]
     if strange.size:
         words = f"value {strange[0]} in {strange.size:,} pixels, above the {num_classes} classes"
+        words += f" of {mask.table}" if mask.table else ""
         raise InputError(f"{mask.name}: {words}")
     return values.astype(np.uint8)
 
@@ -292,10 +296,8 @@ def _of_colours(pixels: np.ndarray, mask: MaskFile) -> np.ndarray:
     strange = known[order][at] != codes
     if strange.any():
         red, green, blue = pixels[strange][0].tolist()
-        words = (
-            f"{red},{green},{blue} in {int(strange.sum()):,} pixels, none of the table's colours"
-        )
-        raise InputError(f"{mask.name}: {words}")
+        words = f"{red},{green},{blue} in {int(strange.sum()):,} pixels"
+        raise InputError(f"{mask.name}: {words}, none of the colours of {mask.table}")
     return places[order][at]
 
 
@@ -304,7 +306,10 @@ def values_of(shown: Iterator[Shown]) -> set[int]:
     found: set[int] = set()
     for each in shown:
         assert each.mask is not None
-        values = open_mask(each.mask.path, name=each.mask.name)
+        try:
+            values = open_mask(each.mask.path, name=each.mask.name)
+        except PictureError:  # told of with the picture
+            continue
         if values.ndim == 3:
             raise InputError(f"{each.mask.name}: is in colours; say ?classes=FILE of name,r,g,b")
         found |= {int(value) for value in np.unique(values)} - {VOID, each.mask.void}

@@ -17,9 +17,10 @@ from deepen.data.annotated import coco, masks, table, voc
 from deepen.data.annotated.faults import Checked, check
 from deepen.data.annotated.outlines import draw_all
 from deepen.data.annotated.records import REFUSED, Fault, LazyTarget, Shown, Survey
+from deepen.data.annotated.safely import look_into
 from deepen.data.leftout import some
 from deepen.data.lists import Spellings, exclude_from
-from deepen.data.split import PictureSet, Split, SplitName
+from deepen.data.split import SPLIT_FOLDERS, PictureSet, Split, SplitName
 from deepen.errors import InputError, unknown
 
 SETTINGS = (
@@ -65,10 +66,10 @@ def find_reader(where: Path, asked: dict[str, str]) -> Reader | None:
 
 def _is_loose(where: Path) -> bool:
     """Whether a folder does not look like one of class folders, of which a table may tell too."""
-    folders = [each.name for each in where.iterdir() if each.is_dir() and each.name[0] != "."]
-    train = next((name for name in folders if name.lower() in ("train", "training")), None)
-    if train is not None:
-        folders = [each.name for each in (where / train).iterdir() if each.is_dir()]
+    folders, _ = look_into(where)
+    for folder in folders:
+        if SPLIT_FOLDERS.get(folder.name.lower()) == "train":
+            folders = look_into(folder)[0]
     return len(folders) < 2
 
 
@@ -174,6 +175,9 @@ def lay_out(
             kept += chosen
     if "train" not in splits and (to_train or not splits):
         raise InputError(f"{word}: has no picture to train on")
+    if not survey.classes:
+        said_in = next((shown.said_in for shown in kept), "")
+        raise InputError(f"{survey.root / said_in}: says of no picture that it shows something")
     if unboxed:
         notes.append(f"left out: {len(unboxed):,} pictures without a box: {some(unboxed)}")
     notes = [*_in_words(opened, kept), *survey.notes, *opened.notes, *notes]

@@ -123,6 +123,8 @@ class MaskFile:
     """Of each class, where the mask is in colours."""
     ignored: tuple[tuple[int, int, int], ...] = ()
     """Colours that are of no class."""
+    table: str = ""
+    """What explains them, in words; "" where nothing does."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ class Node:
         """The text of what `find` finds, in one line; "" where there is none."""
         node = self.find(*path)
         return "" if node is None else printable(" ".join(node.text.split()))
+
+
+def look_into(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and the files in a folder, hidden ones left out, by their names."""
+    with os.scandir(folder) as entries:
+        found = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+    folders = [folder / name for name, is_folder in found if is_folder]
+    return folders, [folder / name for name, is_folder in found if not is_folder]
 
 
 def read_bytes(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from deepen.data.annotated.records import Shown, Survey
-from deepen.data.annotated.safely import number, read_bytes, whole
+from deepen.data.annotated.safely import look_into, number, read_bytes, whole
 from deepen.data.index import FolderIndex, ending
 from deepen.data.leftout import NO_ROW, some
 from deepen.data.names import natural_key, printable, to_text
@@ -67,15 +67,11 @@ def box_columns(columns: list[str]) -> BoxColumns | None:
 
 def find_tables(root: Path) -> list[Path]:
     """The tables in a folder, or in folders of splits in it, that have columns of boxes."""
-    folders = [root, *(each for each in root.iterdir() if each.name.lower() in SPLIT_FOLDERS)]
-    files = [
-        file
-        for folder in folders
-        if folder.is_dir()
-        for file in sorted(folder.iterdir())
-        if ending(file.name) in ENDINGS and file.is_file() and not file.name.startswith(".")
-    ]
-    return [file for file in files if box_columns(_head(file))]
+    folders, files = look_into(root)
+    for folder in folders:
+        if folder.name.lower() in SPLIT_FOLDERS:
+            files += look_into(folder)[1]
+    return [file for file in files if ending(file.name) in ENDINGS and box_columns(_head(file))]
 
 
 def _head(path: Path) -> list[str]:

@@ -57,7 +57,7 @@ def read_voc(root: Path, asked: dict[str, str]) -> Survey:
         files, _ = walk.files(root / seen)
         texts = _below(index, root / said)
     pictures = _by_id(files, seen)
-    splits = _listed(survey, root / "ImageSets" / lists, pictures) if lists else {}
+    splits = read_lists(survey, root / "ImageSets" / lists, pictures) if lists else {}
     if not splits:
         splits = _by_folder(survey, pictures)
     inside = {name for names in splits.values() for name in names}
@@ -101,7 +101,7 @@ def _by_id(files: list[File], seen: str) -> dict[str, File]:
     return found
 
 
-def _listed(survey: Survey, folder: Path, known: dict[str, File]) -> dict[SplitName, list[str]]:
+def read_lists(survey: Survey, folder: Path, known: dict[str, File]) -> dict[SplitName, list[str]]:
     """The pictures of each split by the lists of a folder; none where it has no list."""
     lists: dict[str, list[str]] = {}
     for name in ("train", "val", "trainval", "test"):
