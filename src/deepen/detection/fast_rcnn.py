@@ -9,8 +9,6 @@ turns straight at 1/9 (the paper: at 1, of targets of variance 1).
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import nn
 
 from deepen.data.sources import Split
@@ -21,7 +19,7 @@ from deepen.detection.task import Detection
 from deepen.errors import InputError
 
 POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
-FAST = dataclasses.replace(FPN, pool="max", pool_px=7, regions=64, nms=0.3)
+FAST = FPN.model_copy(update={"pool": "max", "pool_px": 7, "regions": 64, "nms": 0.3})
 """Section 2.3: 64 regions of each picture, a quarter of them objects; 7x7 is VGG-16's (2.1)."""
 
 

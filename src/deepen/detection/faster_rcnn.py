@@ -244,3 +244,28 @@ def faster_rcnn_c4(
     rpn = proposal_network(backbone, settings)
     heads = region_heads(backbone, rest, num_classes, settings)
     return Detector(backbone, rpn, heads, num_classes, settings)
+
+
+def rpn_c4(
+    model: str,
+    num_classes: int,
+    in_channels: int,
+    input_size: tuple[int, int],
+    settings: DetectorSettings,
+) -> Detector:
+    """The proposal network of `faster_rcnn_c4` alone."""
+    backbone, _ = shared_and_rest(model, in_channels, input_size, settings)
+    return Detector(backbone, proposal_network(backbone, settings), None, num_classes, settings)
+
+
+def fast_rcnn_c4(
+    model: str,
+    num_classes: int,
+    in_channels: int,
+    input_size: tuple[int, int],
+    settings: DetectorSettings,
+) -> Detector:
+    """All of `faster_rcnn_c4` but the proposal network: proposals come with the targets."""
+    backbone, rest = shared_and_rest(model, in_channels, input_size, settings)
+    heads = region_heads(backbone, rest, num_classes, settings)
+    return Detector(backbone, None, heads, num_classes, settings)

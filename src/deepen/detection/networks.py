@@ -35,6 +35,8 @@ class Kind(NamedTuple):
 NETWORKS: dict[str, Kind] = {
     "faster-rcnn-fpn": Kind(faster_rcnn.faster_rcnn_fpn, FPN),
     "faster-rcnn-c4": Kind(faster_rcnn.faster_rcnn_c4, C4),
+    "rpn-c4": Kind(faster_rcnn.rpn_c4, C4),
+    "fast-rcnn-c4": Kind(faster_rcnn.fast_rcnn_c4, C4),
     "fast-rcnn": Kind(fast_rcnn.fast_rcnn, fast_rcnn.FAST),
     "mask-rcnn-fpn": Kind(mask_rcnn.mask_rcnn_fpn, FPN),
 }
