@@ -7,17 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from deepen.data.preprocess import Preprocessing
 from deepen.detection.fcn import FCN, Upsampling, bilinear_kernel, scored_stages
 from deepen.detection.networks import model_of
 from deepen.errors import InputError
 from deepen.models import create_model, takes_of
 from deepen.models.resnet import BasicBlock, ResNet, Variant
-from deepen.models.vgg import VGG, A
+from deepen.models.vgg import VGG, A, init_glorot
+from deepen.training.blocks import PaperInit
+from deepen.training.initialization import copy_layers
+from deepen.weights import Card, load, save_weights
 
 
 def small_vgg(hidden: int = 6) -> VGG:
     """VGG-A whose two fully connected layers have few units."""
-    net = VGG(A, "none", 10, 3)
+    with torch.device("meta"):  # a hundred million weights that nobody needs
+        net = VGG(A, "none", 10, 3)
+    net.features.to_empty(device="cpu").apply(init_glorot)
     net.classifier[0], net.classifier[3] = nn.Linear(512 * 49, hidden), nn.Linear(hidden, hidden)
     net.classifier[6], net.num_features = nn.Linear(hidden, 10), hidden
     return net
@@ -92,14 +98,11 @@ def test_on_vgg_it_is_the_net_put_together_by_hand(stride):
     assert torch.allclose(found, total[..., :50, :70], rtol=1e-6, atol=1e-6)
 
 
-def test_a_finer_net_begins_as_the_coarser_one_that_it_goes_on_from(tmp_path):
+def test_a_finer_net_begins_as_the_coarser_one_that_it_goes_on_from():
     """Section 4.2: new score layers begin at 0 and 2x upsampling as bilinear interpolation."""
     torch.manual_seed(0)
     coarse, fine = (FCN(small_resnet(), stride, 5).eval() for stride in (32, 16))
     nn.init.normal_(coarse.scores["32"].weight)
-    from deepen.training.blocks import PaperInit
-    from deepen.training.initialization import copy_layers
-
     said = copy_layers(coarse, fine, PaperInit(), "coarse")
     assert "scores.32" in said
     x = torch.randn(1, 3, 64, 64)
@@ -111,9 +114,6 @@ def test_a_finer_net_begins_as_the_coarser_one_that_it_goes_on_from(tmp_path):
 
 
 def test_a_classifier_gives_its_layers():
-    from deepen.training.blocks import PaperInit
-    from deepen.training.initialization import copy_layers
-
     torch.manual_seed(1)
     source, target = small_vgg(), FCN(small_vgg(), 8, 5)
     copy_layers(source, target, PaperInit(), "vgg")
@@ -149,7 +149,9 @@ def test_for_other_classes_all_but_the_scores_stays():
 
 
 def test_vggs_maps_are_the_papers():
-    stages = scored_stages(create_model("vgg16"), 8)
+    with torch.device("meta"):
+        vgg16 = create_model("vgg16")
+    stages = scored_stages(vgg16, 8)
     assert stages == {32: (4096, "pool5"), 16: (512, "pool4"), 8: (256, "pool3")}
     takes = takes_of(model_of("fcn-8s", "vgg16"))
     assert takes is not None
@@ -163,3 +165,29 @@ def test_what_has_no_such_maps_is_refused():
         create_model(model_of("fcn-8s", "resnet81"), 4, 3)
     with pytest.raises(InputError, match="fcn-8s"):
         create_model("deepen.detection.networks:fcn-4s/resnet18", 4, 3)
+
+
+def test_a_card_of_deepens_own_is_enough_and_imports_nothing_else(tmp_path):
+    torch.manual_seed(2)
+    net = create_model(model_of("fcn-32s", "resnet18"), 4, 3).eval()
+    inputs = Preprocessing(
+        channels=3, size_px=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    card = Card(
+        architecture=model_of("fcn-32s", "resnet18"),
+        num_classes=4,
+        in_channels=3,
+        input_size=(32, 32),
+        classes=tuple("abcd"),
+        preprocessing=inputs,
+    )
+    file = tmp_path / "net.safetensors"
+    save_weights(file, net, card)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load(file)(x), net(x))
+    for name in ("fcn-32s/os:getcwd", "takes_of", "fcn-32s/"):
+        odd = card.model_copy(update={"architecture": f"deepen.detection.networks:{name}"})
+        save_weights(file, net, odd)
+        with pytest.raises(InputError, match="say so to load it"):
+            load(file)

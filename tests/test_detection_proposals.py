@@ -113,8 +113,9 @@ def test_the_most_alike_join_first():
 
 
 def test_a_joined_regions_histogram_is_the_mean_by_size():
-    regions = row_of([[1, 0], [0.9, 0.1], [0.05, 0.95], [0.58, 0.42]])
-    # 0 and 1 join (0.9) to (0.95, 0.05), 0.1 alike with 2, which is 0.47 alike with 3
+    regions = row_of([[1, 0], [0.9, 0.1], [0, 1], [0.95, 0.05]])
+    regions = regions._replace(sizes=np.array([300.0, 100, 100, 100]))
+    # 0 and 1 join (0.9) to (0.975, 0.025): 0.025 alike with 2, which is 0.05 alike with 3
     assert group(regions, ["colour"])[4:].tolist() == [
         [0, 0, 20, 10],
         [20, 0, 40, 10],

@@ -90,7 +90,8 @@ class Localizer(nn.Module):
         self.backbone, self.num_classes = backbone, backbone.num_classes
         self.classifier_names = (f"backbone.{backbone.classifier_name}", "box")
         features, self.grid = backbone.num_features, None
-        if backbone.averages_maps:
+        own_head = type(backbone).forward_head is not ImageClassifier.forward_head
+        if backbone.averages_maps and not own_head:  # else hidden layers know where things are
             last = stages(backbone, (backbone.in_channels, *input_size))[-1]
             self.grid = min(last.height, GRID_PX), min(last.width, GRID_PX)
             features = last.channels * self.grid[0] * self.grid[1]
@@ -240,9 +241,18 @@ class Localization(Task):
         return (boxes - wanted).square().sum(1) / 2
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
-        """Of `Localized`."""
+        """Of `Localized`.
+
+        Raises:
+            InputError: the network says something else.
+        """
         if not len(batch.labels):
             return Outcome(outputs, None)
+        if not isinstance(outputs, Localized):
+            raise InputError(
+                f"task localization: {type(network).__name__} says no box; one that does: "
+                "--model deepen.detection.networks:localizer-pcr/resnet18"
+            )
         of_boxes = self._of_boxes(outputs, batch)
         hits = in_top(1, outputs.logits.detach(), batch.labels).sum()
         sums = torch.stack([hits.double(), of_boxes.detach().double().sum()])

@@ -118,10 +118,15 @@ class Segmentation(Task):
         """Weigh the classes by their pixels, if the recipe says so.
 
         Raises:
-            InputError: the pictures have no masks.
+            InputError: the pictures have no masks, or masks of another size.
         """
         if train.targets is None or "mask" not in next(iter(train.targets), {}):
             raise InputError("task segmentation: needs pictures with a mask of classes each")
+        if train.images is not None:  # of files, whoever reads the masks has seen to that
+            size = train.images.shape[1:3]
+            for place, target in enumerate(train.targets):
+                if (own := np.shape(target["mask"])) != size:
+                    raise InputError(f"{train.key(place)}: is {size}, its mask {own} (h, w)")
         if self.spec.class_weights != "none":
             counts = np.zeros(VOID + 1, np.int64)
             for target in train.targets:
@@ -131,10 +136,20 @@ class Segmentation(Task):
             )
 
     def loss_of(self, outputs: Any, batch: Batch, network: nn.Module) -> Outcome:
-        """Of logits (B, K, H, W)."""
+        """Of logits (B, K, H, W).
+
+        Raises:
+            InputError: the network says something else, or a mask has a class too many.
+        """
         if not len(batch.labels):
             return Outcome(outputs, None)
         masks = masks_of(batch, len(self.classes))
+        shape = (len(masks), len(self.classes), *masks.shape[1:])
+        if not isinstance(outputs, Tensor) or outputs.shape != shape:
+            raise InputError(
+                f"task segmentation: {type(network).__name__} says no class for each pixel; one "
+                "that does: --model deepen.detection.networks:fcn-8s/resnet18"
+            )
         right = (outputs.detach().argmax(1) == masks).sum((1, 2)) / counted(masks)
         return Outcome(self.losses(outputs, masks).mean(), right.double().sum()[None])
 

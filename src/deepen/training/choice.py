@@ -15,7 +15,6 @@ from deepen.analysis.complexity import Complexity, complexity
 from deepen.analysis.subject import subject
 from deepen.data.sampling import UNEVEN, imbalance
 from deepen.data.sources import PictureSet
-from deepen.data.tags import tags_of
 from deepen.errors import InputError
 from deepen.training.prepare import PHOTO_PX
 from deepen.training.recipe import Recipe, load_recipe
@@ -108,7 +107,7 @@ def _on_uneven_classes(source: PictureSet, recipe: Recipe) -> list[str]:
     """A line where one class has many times another's pictures, and nothing evens that out."""
     train, weights = source.splits["train"], getattr(recipe.loss, "class_weights", "none")
     labels = train.labels
-    if tags_of(train) is not None:  # labels are no more than the first of several
+    if train.targets is not None:  # labels are no more than the first of several
         return []
     if recipe.sampling == "balanced" or weights != "none" or imbalance(labels) < UNEVEN:
         return []
