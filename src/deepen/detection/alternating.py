@@ -17,8 +17,8 @@ import torch
 
 from deepen.data.sources import PictureSet, SplitName, open_source
 from deepen.data.split import Split
-from deepen.detection.faster_rcnn import Detector
 from deepen.detection.fast_rcnn import GivenProposals
+from deepen.detection.faster_rcnn import Detector
 from deepen.detection.networks import model_of
 from deepen.detection.proposals import RegionProposals, propose, with_proposals
 from deepen.detection.task import Detection, FoundInSplit
