@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
+from torchvision.models import get_model, resnet
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -248,3 +248,19 @@ def test_boxes_keep_their_places_in_bfloat16() -> None:
 def test_wrong_words_are_refused(word: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         create_model(f"deepen.detection.networks:{word}", 2, 3, (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "word"),
+    [("fasterrcnn_resnet50_fpn", "faster-rcnn-fpn"), ("maskrcnn_resnet50_fpn", "mask-rcnn-fpn")],
+)
+def test_keys_and_shapes_are_those_of_torchvisions_weights(theirs: str, word: str) -> None:
+    """Theirs for COCO have 91 outputs, the background among them, and batch norm fixed, eps 0."""
+    with torch.device("meta"):
+        known = get_model(theirs, weights=None, weights_backbone=None).state_dict()
+        model = model_of(word, "resnet50_v1_5", "norm=frozen", "norm_eps=0")
+        ours = create_model(model, 90, 3, (224, 224)).state_dict()
+    counters = {name for name in known if name.endswith("num_batches_tracked")}
+    assert {name: t.shape for name, t in ours.items()} == {
+        name: t.shape for name, t in known.items() if name not in counters
+    }

@@ -22,12 +22,13 @@ from deepen.training.initialization import copy_layers
 from deepen.training.recipe import load_recipe
 from deepen.training.request import Here
 from deepen.verification import verify_resume
+from deepen.weights import read_card
 
 CLASSES = ("bright", "dark")
 HEIGHT, WIDTH = 48, 72
 FEW = ("maps=8", "hidden=16", "kept=60,60", "proposals=30,20", "regions=16", "anchor_px=12,24")
 TINY = model_of("faster-rcnn-fpn", "resnet20", *FEW)
-SHORT = {"length.epochs": 1, "batch_size": 4, "input.size_px": [64, 64]}
+SHORT = {"length.epochs": 1, "batch_size": 4, "input.size_px": [40, 72]}
 
 
 def drawn(count: int, seed: int, masks: bool = False) -> tuple[Any, Any, Any]:
@@ -153,6 +154,7 @@ def test_a_detector_trains_on_pictures_with_and_without_boxes(tmp_path: Path) ->
     assert parts == pytest.approx(float(found["train_loss"]), rel=1e-4)
     again = deepen.load(trained.run / "best.safetensors", model=TINY)
     assert again.settings.maps == 8
+    assert read_card(trained.run / "best.safetensors").input_size == (40, 72)
     assert (trained.run / "detections.json").is_file()
 
 
