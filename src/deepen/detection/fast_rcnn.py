@@ -14,12 +14,12 @@ from torch import nn
 from deepen.data.sources import Split
 from deepen.detection.backbones import Rest, shared_and_rest
 from deepen.detection.faster_rcnn import Detector, region_heads
-from deepen.detection.settings import FPN, DetectorSettings
+from deepen.detection.settings import DetectorSettings
 from deepen.detection.task import Detection
 from deepen.errors import InputError
 
 POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
-FAST = FPN.model_copy(update={"pool": "max", "pool_px": 7, "regions": 64, "nms": 0.3})
+FAST = DetectorSettings(pool="max", pool_px=7, regions=64, nms=0.3)
 """Section 2.3: 64 regions of each picture, a quarter of them objects; 7x7 is VGG-16's (2.1)."""
 
 

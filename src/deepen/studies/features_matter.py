@@ -61,6 +61,7 @@ PUBLISHED = tuple(
 )
 EPOCHS = 8
 QUARTER = "deepen.studies.quarter"
+# Of four strategies this one's first 200 find most: 0.70 of the boxes of 12 training pictures.
 SMALL_SEARCH = SelectiveSearch(200, (Strategy("hsv", 50, ALL[1:]),), 320)
 FULL_SEARCH = SelectiveSearch()
 
