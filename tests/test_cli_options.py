@@ -40,7 +40,8 @@ OPTIONS = {
     "evaluate": """
         --averaging --baseline --batch-size --border --calibrate --corruptions --crop-fraction
         --crops --csv --data --data-dir --device --download --ensemble --interpolation --json
-        --labels --model --pictures --scales --shorter-side --split --tree --workers -b -j weights
+        --labels --model --page --pictures --scales --shorter-side --split --tree --workers -b -j
+        weights
     """,
     "probe": """
         --batch-size --classifier --data-dir --device --download --json --labels --layer

@@ -44,10 +44,9 @@ AUGMENTATIONS = {
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    """Where temporary files go."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
+def folder(tmp_path_factory, monkeypatch) -> Path:
+    """Where temporary files go; its name is short, as those of sockets must be."""
+    folder = tmp_path_factory.mktemp("t")
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     return folder
 

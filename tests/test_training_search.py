@@ -330,9 +330,8 @@ def test_a_hopeless_trial_is_pruned_and_a_diverged_one_is_the_worst(tmp_path):
 
 def order_of(pruner: str) -> Order:
     """As much of one as the rules look at."""
-    plan = SimpleNamespace(
-        recipe=load_recipe("quick"), source=SimpleNamespace(classes=("one", "other"))
-    )
+    source = SimpleNamespace(classes=("one", "other"), splits={"val": range(20)})
+    plan = SimpleNamespace(recipe=load_recipe("quick"), source=source)
     return cast("Order", SimpleNamespace(pruner=pruner, folder=Path("search"), plan=plan))
 
 
