@@ -25,7 +25,6 @@ from deepen.detection.task import Detection, FoundInSplit
 from deepen.errors import WorkError
 from deepen.evaluation.boxes import ignored, overlaps
 from deepen.models import create_model
-from deepen.training.progress import Row
 from deepen.training.task import Examined, Task
 from deepen.weights import Loaded, load_weights, save_weights
 
@@ -54,7 +53,7 @@ class Proposals(Detection):
             hits += (best >= FOUND_FROM).tolist()
         return {"recall": float(np.mean(hits)) if hits else None}
 
-    def rank(self, row: Row) -> tuple[float, ...]:
+    def rank(self, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
         """The recall."""
         return (row["eval_recall"] or 0.0,)
 
@@ -139,7 +138,8 @@ def _proposed(source: PictureSet, weights: Path, model: str) -> PictureSet:
     card = loaded.card
     found: dict[SplitName, Any] = {}
     for name, split in source.splits.items():
-        most = loaded.model.settings.proposals[name != "train"]
+        trained: Any = loaded.model  # a Detector
+        most = trained.settings.proposals[name != "train"]
         named = f"{model}/proposals={most},{most}"
         network = create_model(named, card.num_classes, card.in_channels, card.input_size)
         assert isinstance(network, Detector)

@@ -97,7 +97,7 @@ class Rest(nn.Module):
         layers = [layer for name in names[:place] for layer in classifier.stage_layers[name]]
         ended = [classifier.classifier_name, *(p for _, p in classifier.auxiliary_classifiers)]
         for path in (*filter(_is_path, layers), *ended):
-            classifier.set_submodule(path, nn.Identity())
+            classifier.set_submodule(str(path), nn.Identity())
         classifier.stage_layers = {name: classifier.stage_layers[name] for name in names[place:]}
         self.body, self.out_features = classifier, classifier.num_features
 

@@ -140,10 +140,8 @@ def proposal_network(backbone: Maps, settings: DetectorSettings) -> RegionPropos
         sizes = (settings.anchor_px or tuple(times * strides[0] for times in (8.0, 16.0, 32.0)),)
     anchors = AnchorGenerator(sizes, (settings.ratios,) * len(sizes))
     background, objects = settings.anchor_ious
-    kept, left = (
-        dict(zip(("training", "testing"), counts, strict=True))
-        for counts in (settings.kept, settings.proposals)
-    )
+    kept: dict[str, int] = dict(zip(("training", "testing"), settings.kept, strict=True))
+    left: dict[str, int] = dict(zip(("training", "testing"), settings.proposals, strict=True))
     return RegionProposalNetwork(
         anchors,
         RPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),

@@ -18,7 +18,6 @@ from deepen.errors import InputError
 from deepen.evaluation.boxes import Detections
 from deepen.evaluation.coco import need, run_lengths, score_boxes, score_masks
 from deepen.evaluation.detection import score_detections
-from deepen.training.progress import Row
 from deepen.training.request import Here
 from deepen.training.task import Examined, Outcome, Task
 
@@ -111,7 +110,8 @@ class Detection(Task):
         if not len(batch.labels):
             return Outcome(outputs, None)
         kept = {name: outputs[key].detach() for name, key in LOSSES.items() if key in outputs}
-        return Outcome(sum(outputs.values()), (len(batch.labels), kept))
+        total: Any = sum(outputs.values())
+        return Outcome(total, (len(batch.labels), kept))
 
     def tally(self, kept: Sequence[tuple[int, dict[str, Tensor]]]) -> Tensor:
         """Sums of each loss over the pictures."""
@@ -146,7 +146,7 @@ class Detection(Task):
             [detections_of(one.found) for one in pictures],
             [one.truth for one in pictures],
             [one.size for one in pictures],
-            torch.tensor([one.index for one in pictures]),
+            torch.tensor([one.place for one in pictures]),
             tuple(bad),
         )
 
@@ -189,7 +189,7 @@ class Detection(Task):
         scored = score_boxes(found.detections, found.truth, len(self.classes))
         return {"ap": scored.ap, "ap50": scored.ap50}
 
-    def rank(self, row: Row) -> tuple[float, ...]:
+    def rank(self, row: Mapping[str, float | int | None]) -> tuple[float, ...]:
         """AP, or what the recipe says, and of equals the other."""
         first = self.recipe.choose_by or self.chosen_by[0]
         return tuple(
@@ -312,13 +312,13 @@ def detections_of(plain: Sequence[Any]) -> Detections:
 
 
 class _Picture(NamedTuple):
-    """What is found and what is there, as JSON keeps it."""
+    """What is found and what is there, as JSON keeps it; `place` in the split."""
 
-    index: int
+    place: int
     size: tuple[int, int]
     found: list[Any]
     truth: dict[str, Any]
 
 
 def _by_index(picture: _Picture) -> int:
-    return picture.index
+    return picture.place
