@@ -34,7 +34,7 @@ OPTIONS = {
         --model --output --recipe --set --steps --workers -b -j data
     """,
     "verify-resume": """
-        --batch-size --config --data-dir --device --epochs --json --kills --labels --model
+        --batch-size --config --data-dir --device --epochs --exclude --json --kills --labels --model
         --pictures --recipe --seed --set --workers -b -j data
     """,
     "evaluate": """

@@ -42,7 +42,7 @@ from deepen.training.request import Assessing, Scoring, takes
 from deepen.training.scored import Opened, Scored, open_scored
 from deepen.training.task import small_png
 from deepen.version import __version__
-from deepen.weights import Card, Loaded, load_weights, read_card, save_weights
+from deepen.weights import Card, Loaded, finds_things, load_weights, read_card, save_weights
 from deepen.zoo import zoo_file
 
 _KEPT_PICTURES = 500
@@ -117,6 +117,8 @@ def scores_of(seen: Seen, asked: Assessing, logits: Tensor | None = None) -> Sco
 
 def _see(asked: Assessing, weights: _Weights, scored: Scored, opened: Opened) -> Seen:
     card, loaded = weights.card, None
+    if finds_things(card):
+        raise InputError(f"{asked.weights}: finds things in pictures: deepen detect evaluate")
     place = _label_map(scored, card.classes, asked.weights)
     looks = Looks(asked.crops, asked.scales, asked.averaging, asked.border)
     own, way = card.preprocessing, asked.interpolation

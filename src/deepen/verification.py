@@ -279,7 +279,7 @@ def _obey(order: _Order, begun: Path, done: Path, error: Path) -> None:
         asked = Request(**{k: v for k, v in order.words.items() if k in _REQUEST})
         request = with_tags(asked)
         some = _some(open_pictures(request, held_out(request)), order.pictures)
-        words = {**order.words, "data": some, "download": False}
+        words = {**order.words, "data": some, "download": False, "exclude": ()}
         api.train(**words, output=order.run, resume="auto", look=False, reporter=told)
     except DeepenError as failure:
         error.write_text(str(failure))

@@ -75,6 +75,7 @@ def deepen(
 
 SAVED = {
     "train": "the same command with --resume auto goes on",
+    "detect": "the same command with --resume auto goes on",
     "search": "the search goes on with --resume FOLDER",
     "study": "the same command goes on",
 }

@@ -19,7 +19,7 @@ EXAMPLE = (
 @asks(
     Verifying,
     *("epochs", "batch_size"),
-    without=("weights", "init_from", "exclude", "download"),
+    without=("weights", "init_from", "download"),
     data=Annotated[str, DATA],
 )
 def verify_resume(words: Words, as_json: JSON = False) -> None:

@@ -14,7 +14,7 @@ from deepen.data.decode import PictureError
 from deepen.deployment.pictures import Source, open_source_picture
 from deepen.errors import InputError
 from deepen.evaluation.boxes import Detections
-from deepen.training.recipe import Recipe
+from deepen.training.recipe import build_recipe
 from deepen.training.task import Task, task_of
 from deepen.weights import Card, load_weights
 
@@ -185,7 +185,7 @@ def task_in(card: Card) -> Task:
     """
     if not card.recipe:
         raise InputError("these weights have no recipe in their card: it is not known what they do")
-    return task_of(Recipe.model_validate(dict(card.recipe)), card.classes)
+    return task_of(build_recipe("of the card", dict(card.recipe), None), card.classes)
 
 
 def _above(found: Detections, least: float) -> Detections:

@@ -14,7 +14,7 @@ from deepen.data.decode import PictureError
 from deepen.deployment.pictures import Source, open_source_picture
 from deepen.display import Part, Table, displayed
 from deepen.errors import InputError
-from deepen.weights import load_weights
+from deepen.weights import finds_things, load_weights
 
 
 @displayed
@@ -54,6 +54,8 @@ class Predictor:
     ) -> None:
         loaded = load_weights(weights, model=model)
         self.card, self.device = loaded.card, torch.device(device)
+        if finds_things(self.card):
+            raise InputError(f"{weights}: finds things in pictures: deepen detect predict")
         self._weights = weights
         self.model = loaded.model.to(self.device)
         preprocessing = self.card.preprocessing

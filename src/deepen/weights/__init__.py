@@ -13,7 +13,15 @@ from torch import nn
 from deepen import models
 from deepen.errors import InputError
 from deepen.weights.convert import load_named
-from deepen.weights.file import Card, Loaded, card_of, read_card, read_weights, save_weights
+from deepen.weights.file import (
+    Card,
+    Loaded,
+    card_of,
+    finds_things,
+    read_card,
+    read_weights,
+    save_weights,
+)
 from deepen.weights.from_timm import is_timm
 from deepen.weights.from_torchvision import is_torchvision
 from deepen.zoo import zoo_file
@@ -23,6 +31,7 @@ __all__ = [
     "Loaded",
     "card_of",
     "create_model",
+    "finds_things",
     "load",
     "load_weights",
     "read_card",

@@ -85,6 +85,11 @@ class Card(BaseModel):
     created: str = ""
 
 
+def finds_things(card: Card) -> bool:
+    """Whether weights tell boxes or a class of each pixel, and not of the whole picture."""
+    return str(card.recipe.get("task", "")).startswith("deepen.detection.")
+
+
 class Loaded(NamedTuple):
     """A network in evaluation mode, its card, and its mean picture if it has one."""
 
