@@ -20,6 +20,11 @@ SETTINGS = "maps=8/hidden=16/regions=8/kept=32,32/proposals=16,16/anchor_px=8,16
 MODEL = f"deepen.detection.networks:faster-rcnn-fpn/resnet20/{SETTINGS}"
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
 class Done(NamedTuple):
     exit_code: int
     stdout: str
@@ -143,7 +148,7 @@ def test_answers_are_the_same_in_every_form(run, trained, tmp_path):
     assert len(csv) - 1 == len(document["annotations"])
     files = sorted(path.name for path in drawn.rglob("*.png"))
     assert files == ["a.png.png", "b.png.png"]
-    assert {Image.open(path).size for path in drawn.rglob("*.png")} == {(50, 40)}
+    assert {size_of(path) for path in drawn.rglob("*.png")} == {(50, 40)}
 
 
 def test_truth_and_answers_are_drawn_beside_each_other(run, trained, boxes, tmp_path):
@@ -151,7 +156,7 @@ def test_truth_and_answers_are_drawn_beside_each_other(run, trained, boxes, tmp_
     assert done.exit_code == 0, done.stderr
     files = list(tmp_path.rglob("*.png"))
     assert len(files) == 2
-    assert {Image.open(path).size for path in files} == {(40 + 2 + 40, 30)}
+    assert {size_of(path) for path in files} == {(40 + 2 + 40, 30)}
 
 
 def test_a_detector_is_no_classifier_and_no_classifier_a_detector(

@@ -20,9 +20,9 @@ from deepen.training.request import Here, Request, Training
 OPTIONS = {
     "train": """
         --amp --batch-size --cache --choose-by --class-weights --config --data-dir --device
-        --download --epochs --exclude --init-from --json --labels --lr --model --momentum
-        --no-amp --output --recipe --resume --sampling --seed --set --size --task --together --tune
-        --validation --weight-decay --weights --workers -b -j data
+        --download --epochs --exclude --init-from --json --labels --look --lr --model --momentum
+        --no-amp --no-look --output --recipe --resume --sampling --seed --set --size --task
+        --together --tune --validation --weight-decay --weights --workers -b -j data
     """,
     "search": """
         --batch-size --config --data-dir --device --download --epochs --json --labels

@@ -17,7 +17,7 @@ EXAMPLE = (
 @asks(
     Searching,
     *("epochs", "batch_size", "seed", "validation"),
-    without=("weights", "init_from", "exclude", "cache_bytes", "tune"),
+    without=("weights", "init_from", "exclude", "cache_bytes", "tune", "look"),
     data=Annotated[str | None, DATA],
 )
 def search(words: Words, as_json: JSON = False) -> None:

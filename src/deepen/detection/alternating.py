@@ -115,7 +115,7 @@ def train_in_four_steps(
                 resume="auto",
                 init_from=start,
                 changes={**(changes or {}), **named, **frozen},
-                **{"recipe": "detect", **words},
+                **{"recipe": "detect", "look": number == 1, **words},
             )
         return run / "best.safetensors"
 

@@ -207,6 +207,8 @@ def by_heart(plan: Plan, here: Here) -> Looked:
         if higher.last < 0.8 * own.last:
             words = f"loss {own.last:.3g} at {rate:.2g}, {higher.last:.3g} at {rate * APART:.2g}"
             return Looked([Trouble("the learning rate is too low", words)], notes)
+    if getattr(own.job.network, "roi_heads", None) is None:  # proposals alone
+        return Looked([], notes)
     own.take(LONGER)
     with_own, with_usual = own.ap50(None), own.ap50(DetectorSettings())
     notes.append(f"after {STEPS + LONGER} steps AP50 on them {with_usual:.2f}")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from deepen.errors import InputError, WorkError
 
@@ -127,6 +126,8 @@ def ignored(target: Mapping[str, Any]) -> np.ndarray:
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union, (n, m) float64, of (n, 4) and (m, 4)."""
+    from torchvision.ops import box_iou  # which takes a second, and no classifier's report needs
+
     found = box_iou(torch.from_numpy(boxes).double(), torch.from_numpy(others).double())
     return found.nan_to_num(0).numpy()  # 0/0 of two boxes without an area
 
