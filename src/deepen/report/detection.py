@@ -36,6 +36,14 @@ NAMES = {
     "top1_box_error": "Error of the box, the class being right",
 }
 """Of figures, which all are shares and shown in percent."""
+LOSSES = {
+    "objectness": "Loss of proposals: thing or not",
+    "rpn_box": "Loss of proposals: where",
+    "class": "Loss of regions: which class",
+    "box": "Loss of regions: where exactly",
+    "mask": "Loss of masks",
+}
+"""Titles of a detector's losses."""
 CHARTS = {
     "ap": "COCO AP",
     "ap50": "COCO AP at 0.5",

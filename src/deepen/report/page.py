@@ -41,7 +41,7 @@ from deepen.report.reliability import diagram
 from deepen.report.search import search_charts
 from deepen.training.progress import was_scored
 from deepen.visualization.filters import filter_tiles, first_layer
-from deepen.weights import Card, read_card
+from deepen.weights import Card, finds_things, read_card
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +56,7 @@ TITLES = {
     "micro_f1": "Micro F1",
     "map": "Mean average precision",
     **detection.CHARTS,
+    **detection.LOSSES,
 }
 """Of charts; other figures go by their names."""
 PERCENT = ("top1", "balanced", "macro_f1", "micro_f1", "map", "exact", *detection.CHARTS)
@@ -238,6 +239,8 @@ def template(name: str) -> Template:
         "duration": _duration,
         "day": _day,
         "quote": shlex.quote,
+        "short_name": _short_name,
+        "finds_things": finds_things,
     }
     return environment.get_template(name)
 
@@ -247,6 +250,12 @@ def template(name: str) -> Template:
 
 def _percent(share: float | None, digits: int = 2) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def _short_name(network: str) -> str:
+    """Of a detector kind and backbone, without its settings; other names as they are."""
+    kind, _, rest = network.removeprefix("deepen.detection.networks:").partition("/")
+    return f"{kind}, {rest.partition('/')[0]}," if rest and kind != network else network
 
 
 def _number(value: float | None) -> str:
