@@ -181,3 +181,17 @@ def test_a_detector_is_no_classifier_and_no_classifier_a_detector(
     assert done.exit_code == 2
     assert "neither boxes nor masks" in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_a_bad_box_is_left_out_of_the_score_as_of_the_training(run, trained, tmp_path):
+    pictures = {"a": [("cat", 3, 3, 18, 20), ("dog", 9, 9, 3, 20)], "b": [("cat", 3, 3, 18, 20)]}
+    other = voc_folder(tmp_path / "other", pictures)
+    refused = run("evaluate", trained, other, "-j", 0)
+    assert refused.exit_code == 2
+    assert "a.png#box 2" in refused.stderr
+    out = tmp_path / "out.txt"
+    out.write_text("JPEGImages/a.png#box 2\n")
+    done = run("evaluate", trained, other, "-j", 0, "--exclude", out, "--json")
+    assert [each["support"] for each in json.loads(done.stdout)["per_class"]] == [2, 0]
+    named = run("evaluate", trained, "digits", "--exclude", out)
+    assert named.exit_code == 2

@@ -39,12 +39,12 @@ OPTIONS = {
     """,
     "evaluate": """
         --averaging --baseline --batch-size --border --calibrate --corruptions --crop-fraction
-        --crops --csv --data --data-dir --device --download --ensemble --interpolation --json
-        --labels --model --page --pictures --scales --shorter-side --split --tree --workers -b -j
-        weights
+        --crops --csv --data --data-dir --device --download --ensemble --exclude --interpolation
+        --json --labels --model --page --pictures --scales --shorter-side --split --tree --workers
+        -b -j weights
     """,
     "probe": """
-        --batch-size --classifier --data-dir --device --download --json --labels --layer
+        --batch-size --classifier --data-dir --device --download --exclude --json --labels --layer
         --model --workers -b -j data weights
     """,
 }

@@ -334,6 +334,9 @@ class Scoring(Where):
     labels: str | Path | None = word(
         None, "A table of the labels, as for `deepen train`.", Option(str, metavar="FILE")
     )
+    exclude: Collection[str] = word(
+        tuple, "A list of pictures to leave out, as for `deepen train`.", Option(Path)
+    )
 
     @property
     def folder(self) -> Path | None:

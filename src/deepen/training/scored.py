@@ -70,6 +70,8 @@ def open_scored(asked: Scoring, card: Card, opened: Opened | None = None) -> Sco
     """
     opened = Opened() if opened is None else opened
     if isinstance(asked.data, PictureSet):
+        if asked.exclude:
+            raise InputError("exclude goes with a folder; leave pictures out of your own set")
         word, laid = asked.data.name, asked.data
     else:
         word = str(asked.data or place_of(asked.weights, card))
@@ -79,11 +81,14 @@ def open_scored(asked: Scoring, card: Card, opened: Opened | None = None) -> Sco
             held = card.validation if asked.data in (None, card.data) else None
 
             def open_it() -> PictureSet:
-                where, fetch = asked.folder, asked.download
-                return open_source(word, data_dir=where, download=fetch, validation=held)
+                words = {"data_dir": asked.folder, "download": asked.download}
+                return open_source(word, validation=held, exclude=asked.exclude, **words)
 
             return _split_of(opened.once((word, held), open_it), asked.split)
-        laid = opened.once(word, lambda: lay_out(word, download=asked.download, to_train=False))
+        out, download = asked.exclude, asked.download
+        laid = opened.once(
+            word, lambda: lay_out(word, download=download, exclude=out, to_train=False)
+        )
     if laid.fingerprint == card.fingerprint:
         return _split_of(laid, asked.split)
     held = _held(card)
@@ -123,8 +128,9 @@ def open_to_probe(asked: Scoring, card: Card) -> PictureSet:
     word = str(asked.data or place_of(asked.weights, card))
     usual = (card.validation or None) if asked.data in (None, card.data) else None
     if word in NAMED or drawn(word):
-        return open_source(word, data_dir=asked.folder, download=asked.download, validation=usual)
-    laid = lay_out(word, download=asked.download)
+        words = {"data_dir": asked.folder, "download": asked.download}
+        return open_source(word, validation=usual, exclude=asked.exclude, **words)
+    laid = lay_out(word, download=asked.download, exclude=asked.exclude)
     held_out = _held_out(laid, card)
     if held_out and held_out.fingerprint == card.fingerprint and "val" in held_out.splits:
         return held_out
