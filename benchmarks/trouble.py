@@ -105,6 +105,7 @@ def expected(fault: str) -> str:
 
 def said(source: PictureSet, fault: str, seed: int, px: int) -> dict[str, Any]:
     """What `look` says of a fault ("": none), and how long it took."""
+    source = planted(source, "", seed)  # boxes alone
     choice = choose(None, source, None, None, {"seed": seed, "validation": 0})
     model, changes = choice.model, {"seed": seed, "validation": 0}
     size = choice.recipe.input.size_px
