@@ -10,6 +10,7 @@ import torch
 import deepen
 from deepen.detection.alternating import train_in_four_steps
 from deepen.detection.networks import model_of
+from deepen.errors import InputError
 from tests.test_detection_task import SHORT, boxes_set
 
 FEW = ("kept=60,60", "proposals=30,20", "regions=16", "pool_px=8", "anchor_px=12,24")
@@ -33,6 +34,8 @@ def test_four_steps_share_their_maps_and_go_on_after_a_stop(tmp_path: Path) -> N
 
     with pytest.raises(KeyboardInterrupt):
         go()
+    with pytest.raises(InputError, match="has steps on other pictures"):
+        train_in_four_steps(train, boxes_set(9), "resnet20", *FEW, output=tmp_path / "four")
     weights = go()
     assert [path.name for path in calls] == ["step-1", "step-2", "step-3", "step-3", "step-4"]
     words = {"rpn-c4": (1, 3), "fast-rcnn-c4": (2, 4)}

@@ -161,6 +161,11 @@ def test_proposals_follow_the_picture_and_are_kept_in_a_file(tmp_path):
     assert asked == [(64, 96, 3)] * 3
     assert [len(boxes) for boxes in again] == [1, 2, 3]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    file.write_bytes(file.read_bytes()[:-5])  # cut: made again
+    assert [len(boxes) for boxes in propose(plain.splits["train"], some, file)] == [4, 5, 6]
+    assert len(asked) == 6
+    other = propose(plain.splits["test"], some, file)  # of other pictures: made again
+    assert (len(asked), len(other)) == (8, 2)
     held = with_proposals(plain, {"train": first})
     assert [*held.splits] == ["train"]
     assert [*held.splits["train"].targets[0]] == ["boxes", "labels", "proposals"]

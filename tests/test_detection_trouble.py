@@ -136,3 +136,17 @@ def test_crops_of_nothing_are_told_by_chance():
     noise = [Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)) for _ in range(40)]
     boxes = [np.sort(rng.uniform(0, 40, (2, 2, 2)), 1).reshape(2, 4) for _ in noise]
     assert abs(fit(noise, boxes, rng).told - 0.5) < 0.2
+
+
+def test_one_picture_alone_is_not_judged(sound):
+    one = replace(sound, splits={"train": sound.splits["train"].take([0])})
+    assert looked(one).troubles == []
+
+
+def test_what_a_recipe_says_of_scores_and_parts_does_not_stop_the_look(sound, monkeypatch):
+    """Scored on the test split, and in more parts than a handful has pictures."""
+    monkeypatch.setattr(trouble, "STEPS", 2)
+    monkeypatch.setattr(trouble, "LONGER", 1)
+    monkeypatch.setattr(trouble, "APART", 1.0)
+    plan = plan_of(sound, "16,32", scored="test", batch_size=16, accumulate=8)
+    assert trouble.by_heart(plan, Here(device="cpu")).notes

@@ -8,6 +8,7 @@ maps. Both then share their maps, and are one network.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from deepen.detection.faster_rcnn import Detector
 from deepen.detection.networks import model_of
 from deepen.detection.proposals import RegionProposals, propose, with_proposals
 from deepen.detection.task import Detection, FoundInSplit
-from deepen.errors import WorkError
+from deepen.errors import InputError, WorkError
 from deepen.evaluation.boxes import ignored, overlaps
+from deepen.files import read_json, write_whole
 from deepen.models import create_model
 from deepen.training.task import Examined, Task
 from deepen.weights import Loaded, load_weights, save_weights
@@ -94,6 +96,7 @@ def train_in_four_steps(
     """
     folder = Path(output)
     source = open_source(data) if isinstance(data, str) else data
+    _of_these(source, folder / "pictures.json")
     rpn = model_of("rpn-c4", backbone, *settings)
     fast = model_of("fast-rcnn-c4", backbone, *settings)
 
@@ -127,6 +130,20 @@ def train_in_four_steps(
     fourth = step(4, fast, GivenProposals, proposed, second)
     whole = model_of("faster-rcnn-c4", backbone, *settings)
     return _join(load_weights(third, model=rpn), load_weights(fourth, model=fast), whole, folder)
+
+
+def _of_these(source: PictureSet, note: Path) -> None:
+    """Note whose steps a folder has; refuse to go on with those of other pictures.
+
+    Raises:
+        InputError: it has some.
+        WorkError: it cannot be written.
+    """
+    now = {"fingerprint": source.fingerprint}
+    if note.is_file() and read_json(note) != now:
+        raise InputError(f"{note.parent}: has steps on other pictures than {source.name}'s")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(note, json.dumps(now).encode())
 
 
 def _proposed(source: PictureSet, weights: Path, model: str) -> PictureSet:

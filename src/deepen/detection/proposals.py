@@ -11,6 +11,7 @@ promising first: x1 y1 x2 y2 of edges in px of the picture.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -262,20 +263,35 @@ def propose(split: Split, proposer: Proposer, file: Path | None = None) -> list[
     Args:
         split: of pictures.
         proposer: of boxes.
-        file: where they are kept; what lies there already is of these very pictures and proposer.
+        file: where they are kept; of one proposer alone. What lies there already is taken where it
+            is whole and of these very pictures, else made again.
 
     Raises:
         PictureError: one cannot be decoded.
         WorkError: the file could not be written.
     """
-    if file is not None and file.is_file():
-        kept = safetensors.torch.load(file.read_bytes())
-        return list(kept["boxes"].split(kept["counts"].tolist()))
+    digest = hashlib.sha256()
+    split.feed(digest)
+    pictures = digest.hexdigest()
+    if file is not None and (kept := _kept(file, pictures)) is not None:
+        return kept
     found = [proposer(np.asarray(split.picture(place, 3))) for place in range(len(split))]
     if file is not None:
         counts = torch.tensor([len(boxes) for boxes in found])
-        write_whole(file, safetensors.torch.save({"boxes": torch.cat(found), "counts": counts}))
+        tensors = {"boxes": torch.cat(found), "counts": counts}
+        write_whole(file, safetensors.torch.save(tensors, {"pictures": pictures}))
     return found
+
+
+def _kept(file: Path, pictures: str) -> list[Tensor] | None:
+    try:
+        with safetensors.safe_open(file, framework="pt") as found:
+            if (found.metadata() or {}).get("pictures") != pictures:
+                return None
+            counts = found.get_tensor("counts").tolist()
+            return list(found.get_tensor("boxes").split(counts))
+    except (OSError, RuntimeError, safetensors.SafetensorError):
+        return None
 
 
 def with_proposals(

@@ -122,6 +122,8 @@ def of_boxes(split: Split, seed: int) -> Looked:
     pictures, boxes, labels = _drawn(split, seed)
     if not boxes:
         return Looked([Trouble("there are no boxes", "no training picture has one")], [])
+    if len(boxes) == 1:  # there is no other picture to compare with
+        return Looked([], [])
     if (most := extent_of(pictures, boxes).px.max()) <= UNIT:
         words = f"no box goes beyond {most:.2f} px"
         return Looked([Trouble("boxes are shares of the picture, 0 to 1, not px", words)], [])
@@ -190,7 +192,7 @@ def of_inputs(job: Job, split: Split) -> Looked:
 def by_heart(plan: Plan, here: Here) -> Looked:
     """Train on a handful of pictures, at the recipe's rate and at others; then see its boxes."""
     rate = plan.recipe.optimizer.lr
-    handful = _handful(plan)
+    handful = _handful(plan, here)
     own, lower = _Short(handful, here, rate), _Short(handful, here, rate / APART)
     own.take(STEPS)
     lower.take(STEPS)
@@ -286,7 +288,7 @@ def _thresholds(network: nn.Module, settings: DetectorSettings | None) -> Any:
             setattr(heads, name, value)
 
 
-def _handful(plan: Plan) -> Plan:
+def _handful(plan: Plan, here: Here) -> Plan:
     """The plan on a handful of its training pictures, to be learned by heart."""
     split = plan.source.splits["train"]
     drawn = permutation(plan.recipe.seed, 1, len(split)).tolist()
@@ -295,9 +297,10 @@ def _handful(plan: Plan) -> Plan:
     source = replace(plan.source, splits={"train": few, "val": replace(few, name="val")})
     fields = plan.recipe.model_dump(mode="json", exclude_none=True)
     changes = {"schedule.name": "constant", "length.epochs": 1000, "augment": {}}
-    changes["batch_size"] = min(plan.recipe.batch_size, HANDFUL // 2)
+    changes |= {"batch_size": min(plan.recipe.batch_size, HANDFUL // 2), "accumulate": 1}
+    changes["scored"] = "val"  # the handful itself
     recipe = build_recipe("by heart", fields, changes)
-    return varied(replace(plan, source=source), recipe, Here())
+    return varied(replace(plan, source=source), recipe, here)
 
 
 def _targets(split: Split) -> Sequence[Any]:
