@@ -11,7 +11,7 @@ import torch
 
 from deepen.data.augment import Augmentation, geometry_of
 from deepen.data.decode import PictureError
-from deepen.deployment.pictures import Source, open_source_picture
+from deepen.deployment.pictures import Source, in_batches, open_source_picture
 from deepen.errors import InputError
 from deepen.evaluation.boxes import Detections
 from deepen.training.recipe import build_recipe
@@ -129,14 +129,7 @@ class Finder:
         batch_size: int = 8,
     ) -> Iterator[Found | PictureError]:
         """Look at pictures in batches, in order; a bad one comes back as its error, in place."""
-        batch: list[tuple[str, Source]] = []
-        for number, picture in enumerate(pictures, 1):
-            named = isinstance(picture, str | Path)
-            batch.append((str(picture) if named else f"picture {number}", picture))
-            if len(batch) == batch_size:
-                yield from self._look(batch, least_score)
-                batch = []
-        if batch:
+        for batch in in_batches(pictures, batch_size):
             yield from self._look(batch, least_score)
 
     def _look(

@@ -37,6 +37,19 @@ def find_pictures(sources: Source | Iterable[Source]) -> Iterator[Source]:
     return _found(sources)
 
 
+def in_batches(pictures: Iterable[Source], size: int) -> Iterator[list[tuple[str, Source]]]:
+    """Pictures with their names: paths as they are, "picture 2" for the second that has none."""
+    batch: list[tuple[str, Source]] = []
+    for number, picture in enumerate(pictures, 1):
+        named = isinstance(picture, str | Path)
+        batch.append((str(picture) if named else f"picture {number}", picture))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
 def open_source_picture(
     source: Source, name: str, channels: int, white: int | None = None
 ) -> Image.Image:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepen.data.decode import PictureError
-from deepen.deployment.pictures import Source, open_source_picture
+from deepen.deployment.pictures import Source, in_batches, open_source_picture
 from deepen.display import Part, Table, displayed
 from deepen.errors import InputError
 from deepen.weights import finds_things, load_weights
@@ -70,14 +70,7 @@ class Predictor:
         Raises:
             InputError: what the network makes of a picture are no numbers.
         """
-        batch: list[tuple[str, Source]] = []
-        for number, picture in enumerate(pictures, 1):
-            named = isinstance(picture, str | Path)
-            batch.append((str(picture) if named else f"picture {number}", picture))
-            if len(batch) == batch_size:
-                yield from self._predict(batch, top_k)
-                batch = []
-        if batch:
+        for batch in in_batches(pictures, batch_size):
             yield from self._predict(batch, top_k)
 
     def _predict(

@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from deepen.analysis.stages import Stage, stages
-from deepen.detection.settings import DetectorSettings, Norm
+from deepen.detection.settings import DetectorSettings, Norm, Wanted
 from deepen.errors import InputError
 from deepen.layers import ImageClassifier
 from deepen.models import create_model
@@ -108,41 +108,36 @@ class Rest(nn.Module):
         return self.body.forward_head(x, pre_logits=True)
 
 
-def pyramid(
-    model: str, in_channels: int, input_size: tuple[int, int], settings: DetectorSettings
-) -> Pyramid:
+def pyramid(wanted: Wanted) -> Pyramid:
     """A classifier's pyramid: of each stride from 4 to 32 the last stage.
 
     Raises:
         InputError: there is no such classifier, or it has no such stages.
     """
-    classifier, found = _classifier(model, in_channels, input_size, settings)
+    classifier, found = _classifier(wanted)
     last = {stage.stride: stage for stage in found if stage.stride}
     chosen = [stage for stride, stage in last.items() if FINEST <= (stride or 0) <= COARSEST]
     if not chosen:
-        raise InputError(f"{model}: has no stage with a stride of {FINEST} to {COARSEST}")
-    return Pyramid(classifier, chosen, settings)
+        raise InputError(f"{wanted.backbone}: has no stage with a stride of {FINEST} to {COARSEST}")
+    return Pyramid(classifier, chosen, wanted.settings)
 
 
-def shared_and_rest(
-    model: str, in_channels: int, input_size: tuple[int, int], settings: DetectorSettings
-) -> tuple[Maps, Rest]:
+def shared_and_rest(wanted: Wanted) -> tuple[Maps, Rest]:
     """A classifier up to its last stage of stride 16, or of the greatest below, and the rest.
 
     Raises:
         InputError: there is no such classifier, or it has no such stages.
     """
-    classifier, found = _classifier(model, in_channels, input_size, settings)
+    classifier, found = _classifier(wanted)
     fit = [stage for stage in found if stage.stride and stage.stride <= SHARED]
     if not fit:
-        raise InputError(f"{model}: has no stage with a stride up to {SHARED}")
+        raise InputError(f"{wanted.backbone}: has no stage with a stride up to {SHARED}")
     rest = Rest(copy.deepcopy(classifier), fit[-1].name)
     return Maps(classifier, fit[-1:]), rest
 
 
-def _classifier(
-    model: str, in_channels: int, input_size: tuple[int, int], settings: DetectorSettings
-) -> tuple[ImageClassifier, list[Stage]]:
+def _classifier(wanted: Wanted) -> tuple[ImageClassifier, list[Stage]]:
+    model, _, in_channels, input_size, settings = wanted
     classifier = create_model(model, in_channels=in_channels, input_size=input_size)
     if not isinstance(classifier, ImageClassifier):
         raise InputError(f"{model}: names no stages, so it is no backbone")

@@ -14,7 +14,7 @@ from deepen.data.decode import PictureError
 from deepen.data.split import PictureSet, Split
 from deepen.detection.backbones import pyramid
 from deepen.detection.networks import NETWORKS, PLAIN, model_of
-from deepen.detection.settings import FPN
+from deepen.detection.settings import FPN, Wanted
 from deepen.errors import InputError, unknown
 from deepen.training.choice import Choice
 from deepen.training.recipe import load_recipe
@@ -167,7 +167,7 @@ def _sampled(split: Split) -> list[tuple[int, tuple[int, int]]]:
 def _levels(backbone: str, size: tuple[int, int]) -> int:
     """Of a classifier's pyramid."""
     with torch.device("meta"):
-        return len(pyramid(backbone, 3, size, FPN).strides)
+        return len(pyramid(Wanted(backbone, 1, 3, size, FPN)).strides)
 
 
 def _anchors(split: Split, height: int, width: int, levels: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from torch import nn
 from deepen.data.sources import Split
 from deepen.detection.backbones import Rest, shared_and_rest
 from deepen.detection.faster_rcnn import Detector, region_heads
-from deepen.detection.settings import DetectorSettings
+from deepen.detection.settings import DetectorSettings, Wanted
 from deepen.detection.task import Detection
 from deepen.errors import InputError
 
@@ -23,21 +23,15 @@ FAST = DetectorSettings(pool="max", pool_px=7, regions=64, nms=0.3)
 """Section 2.3: 64 regions of each picture, a quarter of them objects; 7x7 is VGG-16's (2.1)."""
 
 
-def fast_rcnn(
-    model: str,
-    num_classes: int,
-    in_channels: int,
-    input_size: tuple[int, int],
-    settings: DetectorSettings,
-) -> Detector:
-    """Fast R-CNN on a classifier; arguments of `faster_rcnn_fpn`.
+def fast_rcnn(wanted: Wanted) -> Detector:
+    """Fast R-CNN on a classifier; errors of `faster_rcnn_fpn`.
 
     Its targets have proposals (m, 4), in training and at evaluation.
     """
-    backbone, rest = shared_and_rest(model, in_channels, input_size, settings)
+    backbone, rest = shared_and_rest(wanted)
     _leave_out_pooling(rest)
-    heads = region_heads(backbone, rest, num_classes, settings)
-    return Detector(backbone, None, heads, num_classes, settings)
+    heads = region_heads(backbone, rest, wanted.num_classes, wanted.settings)
+    return Detector(backbone, None, heads, wanted.num_classes, wanted.settings)
 
 
 def _leave_out_pooling(rest: Rest) -> None:

@@ -23,7 +23,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
 from deepen.detection.backbones import Maps, Pyramid, Rest, pyramid, shared_and_rest
-from deepen.detection.settings import DetectorSettings
+from deepen.detection.settings import DetectorSettings, Wanted
 from deepen.errors import InputError
 
 Found = list[dict[str, Tensor]]
@@ -205,65 +205,31 @@ def region_heads(
     )
 
 
-def faster_rcnn_fpn(
-    model: str,
-    num_classes: int,
-    in_channels: int,
-    input_size: tuple[int, int],
-    settings: DetectorSettings,
-) -> Detector:
+def faster_rcnn_fpn(wanted: Wanted) -> Detector:
     """Faster R-CNN on a pyramid (Lin et al. 2017, sections 4.1 and 4.2).
-
-    Args:
-        model: the backbone, of `deepen.models`.
-        num_classes: without the background.
-        in_channels: of the pictures.
-        input_size: (height, width) in px.
-        settings: see there.
 
     Raises:
         InputError: the backbone or the settings do not do.
     """
-    backbone = pyramid(model, in_channels, input_size, settings)
-    rpn = proposal_network(backbone, settings)
-    heads = region_heads(backbone, None, num_classes, settings)
+    backbone = pyramid(wanted)
+    rpn = proposal_network(backbone, wanted.settings)
+    heads = region_heads(backbone, None, wanted.num_classes, wanted.settings)
+    return Detector(backbone, rpn, heads, wanted.num_classes, wanted.settings)
+
+
+def faster_rcnn_c4(wanted: Wanted, *, proposes: bool = True, tells: bool = True) -> Detector:
+    """Faster R-CNN on one map (He et al. 2015, appendix A).
+
+    Args:
+        wanted: what it is built of.
+        proposes: False: proposals come with the targets.
+        tells: False: the proposal network alone.
+
+    Raises:
+        InputError: the backbone or the settings do not do.
+    """
+    backbone, rest = shared_and_rest(wanted)
+    _, num_classes, *_, settings = wanted
+    rpn = proposal_network(backbone, settings) if proposes else None
+    heads = region_heads(backbone, rest, num_classes, settings) if tells else None
     return Detector(backbone, rpn, heads, num_classes, settings)
-
-
-def faster_rcnn_c4(
-    model: str,
-    num_classes: int,
-    in_channels: int,
-    input_size: tuple[int, int],
-    settings: DetectorSettings,
-) -> Detector:
-    """Faster R-CNN on one map (He et al. 2015, appendix A); arguments of `faster_rcnn_fpn`."""
-    backbone, rest = shared_and_rest(model, in_channels, input_size, settings)
-    rpn = proposal_network(backbone, settings)
-    heads = region_heads(backbone, rest, num_classes, settings)
-    return Detector(backbone, rpn, heads, num_classes, settings)
-
-
-def rpn_c4(
-    model: str,
-    num_classes: int,
-    in_channels: int,
-    input_size: tuple[int, int],
-    settings: DetectorSettings,
-) -> Detector:
-    """The proposal network of `faster_rcnn_c4` alone."""
-    backbone, _ = shared_and_rest(model, in_channels, input_size, settings)
-    return Detector(backbone, proposal_network(backbone, settings), None, num_classes, settings)
-
-
-def fast_rcnn_c4(
-    model: str,
-    num_classes: int,
-    in_channels: int,
-    input_size: tuple[int, int],
-    settings: DetectorSettings,
-) -> Detector:
-    """All of `faster_rcnn_c4` but the proposal network: proposals come with the targets."""
-    backbone, rest = shared_and_rest(model, in_channels, input_size, settings)
-    heads = region_heads(backbone, rest, num_classes, settings)
-    return Detector(backbone, None, heads, num_classes, settings)

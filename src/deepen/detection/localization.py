@@ -37,6 +37,7 @@ from deepen.errors import InputError
 from deepen.evaluation.boxes import Detections
 from deepen.evaluation.localization import LocalizationScores, score_localization
 from deepen.evaluation.metrics import in_top
+from deepen.evaluation.protocols import none_decoded, predicting
 from deepen.layers import ImageClassifier
 from deepen.models import create_model, takes_of
 from deepen.models.architecture import Takes
@@ -287,25 +288,15 @@ class Localization(Task):
             InputError: not one picture could be decoded.
         """
         pictures, bad = list[Guess](), list[PictureError]()
-        trained, amp = network.training, bool(self.recipe.amp)
-        network.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(here.place.type, torch.bfloat16, enabled=amp),
-            ):
-                for batch in batches:
-                    bad += batch.bad
-                    if len(batch.labels):
-                        outputs = network(batch.images)
-                        pictures += self._guesses(outputs, batch)
-        finally:
-            network.train(trained)
+        with predicting(network, here.place, bool(self.recipe.amp)):
+            for batch in batches:
+                bad += batch.bad
+                if len(batch.labels):
+                    pictures += self._guesses(network(batch.images), batch)
         parts = here.processes.gather(pictures)
         pictures = sorted(Guess(*one) for part in parts for one in part)
         if not pictures:
-            first = f"; the first: {bad[0]}" if bad else ""
-            raise InputError(f"none of {len(bad)} pictures could be decoded{first}")
+            raise none_decoded(bad)
         return Guesses(pictures, tuple(bad))
 
     def _guesses(self, outputs: Localized, batch: Batch) -> list[Guess]:

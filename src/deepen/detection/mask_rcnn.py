@@ -11,24 +11,18 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 
 from deepen.detection.faster_rcnn import SAMPLES, Detector, faster_rcnn_fpn
-from deepen.detection.settings import DetectorSettings
+from deepen.detection.settings import Wanted
 
 _WIDTH, _LAYERS, _POOL_PX = 256, 4, 14
 
 
-def mask_rcnn_fpn(
-    model: str,
-    num_classes: int,
-    in_channels: int,
-    input_size: tuple[int, int],
-    settings: DetectorSettings,
-) -> Detector:
-    """Faster R-CNN on a pyramid with a head for masks; arguments of `faster_rcnn_fpn`."""
-    detector = faster_rcnn_fpn(model, num_classes, in_channels, input_size, settings)
+def mask_rcnn_fpn(wanted: Wanted) -> Detector:
+    """Faster R-CNN on a pyramid with a head for masks; errors of `faster_rcnn_fpn`."""
+    detector = faster_rcnn_fpn(wanted)
     heads, backbone = detector.roi_heads, detector.backbone
     assert heads is not None
     levels = [str(level) for level in range(len(backbone.names))]
     heads.mask_roi_pool = MultiScaleRoIAlign(levels, _POOL_PX, SAMPLES)
     heads.mask_head = MaskRCNNHeads(backbone.out_channels, [_WIDTH] * _LAYERS, 1)
-    heads.mask_predictor = MaskRCNNPredictor(_WIDTH, _WIDTH, num_classes + 1)
+    heads.mask_predictor = MaskRCNNPredictor(_WIDTH, _WIDTH, wanted.num_classes + 1)
     return detector

@@ -8,12 +8,13 @@ Those that segment and localize have no settings: `deepen.detection.networks:fcn
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from deepen.detection import fast_rcnn, faster_rcnn, fcn, localization, mask_rcnn
-from deepen.detection.settings import C4, FPN, DetectorSettings, settings_of
+from deepen.detection.settings import C4, FPN, DetectorSettings, Wanted, settings_of
 from deepen.errors import unknown
 from deepen.models import takes_of
 from deepen.models.architecture import Takes
@@ -21,8 +22,7 @@ from deepen.models.architecture import Takes
 SIZE_PX, LEAST_PX = 600, 32
 """The shorter side of Ren et al. 2015, section 3.3; less than 32 px have no place on C5."""
 
-Build = Callable[[str, int, int, tuple[int, int], DetectorSettings], nn.Module]
-"""Called with the backbone's name, classes, channels, (height, width) and settings."""
+Build = Callable[[Wanted], nn.Module]
 
 
 class Kind(NamedTuple):
@@ -35,8 +35,8 @@ class Kind(NamedTuple):
 NETWORKS: dict[str, Kind] = {
     "faster-rcnn-fpn": Kind(faster_rcnn.faster_rcnn_fpn, FPN),
     "faster-rcnn-c4": Kind(faster_rcnn.faster_rcnn_c4, C4),
-    "rpn-c4": Kind(faster_rcnn.rpn_c4, C4),
-    "fast-rcnn-c4": Kind(faster_rcnn.fast_rcnn_c4, C4),
+    "rpn-c4": Kind(partial(faster_rcnn.faster_rcnn_c4, tells=False), C4),
+    "fast-rcnn-c4": Kind(partial(faster_rcnn.faster_rcnn_c4, proposes=False), C4),
     "fast-rcnn": Kind(fast_rcnn.fast_rcnn, fast_rcnn.FAST),
     "mask-rcnn-fpn": Kind(mask_rcnn.mask_rcnn_fpn, FPN),
 }
@@ -57,7 +57,7 @@ class Factory(NamedTuple):
     ) -> nn.Module:
         """As `create_model` calls a factory."""
         size = input_size or (self.takes.size_px, self.takes.size_px)
-        return self.build(self.backbone, num_classes, in_channels, size, self.settings)
+        return self.build(Wanted(self.backbone, num_classes, in_channels, size, self.settings))
 
 
 def model_of(kind: str, backbone: str, *settings: str) -> str:

@@ -23,6 +23,7 @@ from deepen.data.loader import Batch
 from deepen.data.sources import Split
 from deepen.detection.overlay import overlay
 from deepen.errors import InputError
+from deepen.evaluation.protocols import none_decoded, predicting
 from deepen.evaluation.segmentation import (
     VOID,
     SegmentationScores,
@@ -178,32 +179,24 @@ class Segmentation(Task):
         """
         seen, bad, worst = list[Seen](), list[PictureError](), list[Worst]()
         loss = torch.zeros(1, dtype=torch.float64)
-        trained, amp = network.training, bool(self.recipe.amp)
-        network.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(here.place.type, torch.bfloat16, enabled=amp),
-            ):
-                for batch in batches:
-                    bad += batch.bad
-                    if len(batch.labels):
-                        logits = network(batch.images).float()
-                        masks = masks_of(batch, len(self.classes))
-                        loss += self.losses(logits, masks).sum().double().cpu()
-                        for place in range(len(logits)):
-                            one, miou, said = self._seen(logits[place], batch, place)
-                            seen.append(one)
-                            if len(worst) < WORST_SHOWN or miou < worst[-1].miou:
-                                worst.append(Worst(miou, one.picture, _png(said)))
-                                worst = sorted(worst)[:WORST_SHOWN]
-        finally:
-            network.train(trained)
+        with predicting(network, here.place, bool(self.recipe.amp)):
+            for batch in batches:
+                bad += batch.bad
+                if not len(batch.labels):
+                    continue
+                logits = network(batch.images).float()
+                masks = masks_of(batch, len(self.classes))
+                loss += self.losses(logits, masks).sum().double().cpu()
+                for place in range(len(logits)):
+                    one, miou, said = self._seen(logits[place], batch, place)
+                    seen.append(one)
+                    if len(worst) < WORST_SHOWN or miou < worst[-1].miou:
+                        worst.append(Worst(miou, one.picture, _png(said)))
+                        worst = sorted(worst)[:WORST_SHOWN]
         parts = here.processes.gather([seen, worst])
         seen = sorted(Seen(*one) for found, _ in parts for one in found)
         if not seen:
-            first = f"; the first: {bad[0]}" if bad else ""
-            raise InputError(f"none of {len(bad)} pictures could be decoded{first}")
+            raise none_decoded(bad)
         worst = sorted(Worst(*one) for _, found in parts for one in found)[:WORST_SHOWN]
         total = here.processes.sum(loss).item()
         return Segmented(seen, total / len(seen), tuple(bad), worst)

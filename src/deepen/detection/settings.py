@@ -7,7 +7,7 @@ They are part of the network's name, so that its weights' card, a run and a resu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -86,6 +86,24 @@ class DetectorSettings(BaseModel):
         if ious[0] > ious[1]:
             raise ValueError("must rise")
         return ious
+
+
+class Wanted(NamedTuple):
+    """What a detector is built of and for.
+
+    Attributes:
+        backbone: a classifier of `deepen.models`.
+        num_classes: without the background.
+        in_channels: of the pictures.
+        input_size: (height, width) in px.
+        settings: of its kind.
+    """
+
+    backbone: str
+    num_classes: int
+    in_channels: int
+    input_size: tuple[int, int]
+    settings: DetectorSettings
 
 
 FPN = DetectorSettings()

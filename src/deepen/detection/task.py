@@ -18,6 +18,7 @@ from deepen.errors import InputError
 from deepen.evaluation.boxes import Detections
 from deepen.evaluation.coco import need, run_lengths, score_boxes, score_masks
 from deepen.evaluation.detection import score_detections
+from deepen.evaluation.protocols import none_decoded
 from deepen.training.request import Here
 from deepen.training.task import Examined, Outcome, Task
 
@@ -141,7 +142,7 @@ class Detection(Task):
         parts = here.processes.gather(pictures)
         pictures = sorted((_Picture(*one) for part in parts for one in part), key=_by_index)
         if not pictures:
-            raise InputError(f"none of {len(bad)} pictures could be decoded; the first: {bad[0]}")
+            raise none_decoded(bad)
         return FoundInSplit(
             [detections_of(one.found) for one in pictures],
             [one.truth for one in pictures],

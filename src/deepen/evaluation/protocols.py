@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -59,22 +60,17 @@ def predict_logits(
     labels: list[Tensor] = []
     indices: list[Tensor] = []
     bad: list[PictureError] = []
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            for batch in batches:
-                if len(batch.labels):
-                    images = batch.images.to(device, non_blocking=True)
-                    logits.append(model(images).float())  # stays on the device: no wait
-                    tags = batch.shares  # nothing is mixed here
-                    labels.append(batch.labels if tags is None else tags.long())
-                    indices.append(batch.indices)
-                bad.extend(batch.bad)
-                if progress is not None:
-                    progress(len(batch.labels) + len(batch.bad))
-    finally:
-        model.train(was_training)
+    with predicting(model, device, amp):
+        for batch in batches:
+            if len(batch.labels):
+                images = batch.images.to(device, non_blocking=True)
+                logits.append(model(images).float())  # stays on the device: no wait
+                tags = batch.shares  # nothing is mixed here
+                labels.append(batch.labels if tags is None else tags.long())
+                indices.append(batch.indices)
+            bad.extend(batch.bad)
+            if progress is not None:
+                progress(len(batch.labels) + len(batch.bad))
     found = Predictions(
         torch.cat(logits).cpu() if logits else torch.empty(0, 0),
         torch.cat(labels).cpu() if labels else torch.empty(0, dtype=torch.int64),
@@ -84,9 +80,32 @@ def predict_logits(
     if gather is not None:
         found = gather(found)
     if not len(found.labels):
-        first = f"; the first: {bad[0]}" if bad else ""
-        raise InputError(f"none of {len(bad)} pictures could be decoded{first}")
+        raise none_decoded(bad)
     return found
+
+
+@contextmanager
+def predicting(network: nn.Module, device: torch.device, amp: bool) -> Iterator[None]:
+    """Forward passes alone, in evaluation mode; the network's own mode is put back.
+
+    Args:
+        network: on `device`.
+        device: where it computes.
+        amp: bfloat16 autocast.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            yield
+    finally:
+        network.train(was_training)
+
+
+def none_decoded(bad: Sequence[PictureError]) -> InputError:
+    """Of a pass over pictures, not one of which could be decoded."""
+    first = f"; the first: {bad[0]}" if bad else ""
+    return InputError(f"none of {len(bad)} pictures could be decoded{first}")
 
 
 def describe_one_crop(
