@@ -1,6 +1,6 @@
 """A training step of a detector beside torchvision's: the same weights and pictures, interleaved.
 
-    python benchmarks/detection.py [--rounds 10] [--px 240 320] [--batch 2]
+    python benchmarks/detection.py [--rounds 10] [--px 240 320] [--batch 2] [--output FILE]
 
 Prints the median of the steps' times (forward and backward) of both, and their ratio.
 """
@@ -8,11 +8,15 @@ Prints the median of the steps' times (forward and backward) of both, and their 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from provenance import provenance
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -30,7 +34,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--px", type=int, nargs=2, default=(240, 320), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
+    result: dict[str, Any] = {
+        "what": "a training step, forward and backward, with the same weights; medians",
+        "provenance": provenance(),
+        "pictures": f"{asked.batch} of {asked.px[1]}x{asked.px[0]} px",
+        "rounds": asked.rounds,
+    }
     images, targets = pictures(asked.batch, tuple(asked.px))
     for kind, word in ((FasterRCNN, "faster-rcnn-fpn"), (MaskRCNN, "mask-rcnn-fpn")):
         backbone = _resnet_fpn_extractor(resnet.resnet18(), 5)
@@ -51,7 +62,12 @@ def main() -> None:
                 times[name].append(time.perf_counter() - began)
         medians = {name: statistics.median(each[1:]) for name, each in times.items()}
         shown = ", ".join(f"{name} {1000 * each:,.0f} ms" for name, each in medians.items())
-        print(f"{word}: {shown}, ratio {medians['deepen'] / medians['torchvision']:.3f}")
+        ratio = medians["deepen"] / medians["torchvision"]
+        print(f"{word}: {shown}, ratio {ratio:.3f}")
+        told = {f"{name}_ms": round(1000 * each) for name, each in medians.items()}
+        result[word] = {**told, "ratio": round(ratio, 3)}
+    if asked.output:
+        asked.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def pictures(batch: int, size: tuple[int, ...]) -> tuple[Tensor, list[dict[str, Tensor]]]:

@@ -20,6 +20,7 @@ from deepen import assessment
 from deepen.cli import app
 from deepen.data.corruptions import CORRUPTIONS, corrupt
 from deepen.errors import InputError
+from deepen.evaluation import kept
 from deepen.training import scored
 from deepen.training.request import Assessing
 from deepen.training.scored import Opened
@@ -130,11 +131,11 @@ def test_members_share_what_is_opened_and_kept_logits_need_no_network(trained, m
     words = asked(trained[0], split="train")
     before = assessment.compare_weights(trained, words)
     opened, digested = [], []
-    open_source, contents = scored.open_source, assessment._contents
+    open_source, contents = scored.open_source, assessment.contents_of
     monkeypatch.setattr(
         scored, "open_source", lambda *a, **k: opened.append(a) or open_source(*a, **k)
     )
-    monkeypatch.setattr(assessment, "_contents", lambda s: digested.append(s) or contents(s))
+    monkeypatch.setattr(assessment, "contents_of", lambda s: digested.append(s) or contents(s))
     monkeypatch.setattr(assessment, "load_weights", None)
     again = assessment.compare_weights(trained, words)
     assert (len(opened), len(digested)) == (1, 1)
@@ -174,7 +175,7 @@ def test_weights_of_other_splits_are_not_scored_as_one(trained, tmp_path):
 
 
 def test_a_picture_that_changed_in_place_is_looked_at_again(tmp_path, monkeypatch, cache):
-    monkeypatch.setattr(assessment, "_KEPT_PICTURES", 1)
+    monkeypatch.setattr(kept, "FEWEST_PICTURES", 1)
     for name, level in (("a", 40), ("b", 200)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(3):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,8 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -31,22 +27,18 @@ from deepen.evaluation import ensembles
 from deepen.evaluation.calibration import fit_temperature, reliability
 from deepen.evaluation.comparison import Comparison, Disagreement, disagreements
 from deepen.evaluation.hierarchy import hierarchical_error, read_hierarchy
+from deepen.evaluation.kept import contents_of, keep, kept_file, read_kept
 from deepen.evaluation.metrics import Scores, in_top, score
 from deepen.evaluation.paired import compare
 from deepen.evaluation.protocols import Predictions
 from deepen.evaluation.tags import TagScores, score_tags
 from deepen.evaluation.views import Looks, look, with_geometry
-from deepen.files import write_whole
 from deepen.training.build import num_workers
 from deepen.training.request import Assessing, Scoring, takes
 from deepen.training.scored import Opened, Scored, open_scored
 from deepen.training.task import small_png
-from deepen.version import __version__
 from deepen.weights import Card, Loaded, finds_things, load_weights, read_card, save_weights
 from deepen.zoo import zoo_file
-
-_KEPT_PICTURES = 500
-"""Fewer are looked at each time: that takes no time worth the disk."""
 
 
 class Seen(NamedTuple):
@@ -126,9 +118,12 @@ def _see(asked: Assessing, weights: _Weights, scored: Scored, opened: Opened) ->
     parts: list[Predictions] = []
     for name in scored.splits:
         split = scored.source.splits[name]
-        contents = opened.once(("contents", split), lambda split=split: _contents(split))
-        kept = _kept_file(asked, weights, contents, f"{looks} {plain}")
-        part = _read_kept(kept) if kept else None
+        contents = opened.once(("contents", split), lambda split=split: contents_of(split))
+        kept = None
+        if contents is not None and weights.digest is not None:
+            how = f"{looks} {plain}", str(asked.place), str(asked.model)
+            kept = kept_file(weights.digest, contents, *how)
+        part = read_kept(kept) if kept else None
         if part is None:
             loaded = weights.load() if loaded is None else loaded
             part = look(
@@ -144,7 +139,7 @@ def _see(asked: Assessing, weights: _Weights, scored: Scored, opened: Opened) ->
             if not part.logits.isfinite().all():
                 raise InputError(f"{asked.weights}: damaged: it makes NaN or infinity of a picture")
             if kept and not part.bad:
-                _keep(kept, part)
+                keep(kept, part)
         parts.append(part)
         for error in part.bad:
             asked.reporter.message(f"left out: {error}")
@@ -397,8 +392,11 @@ class _Weights:
 
     @cached_property
     def digest(self) -> bytes | None:
-        """SHA-256 of the file; None where there is none."""
-        return None if self._file is None else hashlib.sha256(self._file.read_bytes()).digest()
+        """SHA-256 of the file; None where there is none that can be read."""
+        try:
+            return None if self._file is None else hashlib.sha256(self._file.read_bytes()).digest()
+        except OSError:
+            return None
 
     def load(self) -> Loaded:
         return load_weights(self._word, model=self._model)
@@ -436,63 +434,3 @@ def _in_place(labels: Tensor, place: Tensor, num_classes: int) -> Tensor:
 def _some(names: Sequence[str], most: int = 20) -> str:
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
-
-
-# Logits that are kept
-
-
-def _contents(split: Split) -> bytes | None:
-    """SHA-256 of labels and pictures; None where no logits are kept of them.
-
-    Of files it has place, size and times: one that is written to has another time of change.
-    """
-    if len(split) < _KEPT_PICTURES:
-        return None
-    digest = hashlib.sha256(split.labels.tobytes())
-    files = split.files if split.rows is None else split.rows.shards.files
-    if split.images is not None:
-        digest.update(np.ascontiguousarray(split.images).data)
-    elif files is not None:
-        try:
-            for file in files:
-                now = os.stat(file)
-                times = now.st_mtime_ns, now.st_ctime_ns
-                digest.update(f"{file} {now.st_size} {times}\n".encode())
-        except OSError:
-            return None
-        if split.rows is not None:
-            digest.update(split.rows.numbers.tobytes())
-    else:
-        return None
-    return digest.digest()
-
-
-def _kept_file(
-    asked: Scoring, weights: _Weights, contents: bytes | None, protocol: str
-) -> Path | None:
-    """Where the logits of these weights on these pictures by this protocol lie; None: nowhere."""
-    try:
-        if contents is None or weights.digest is None:
-            return None
-        home = Path(os.environ.get("DEEPEN_CACHE_DIR") or "~/.cache/deepen").expanduser()
-    except (OSError, RuntimeError):
-        return None
-    about = (__version__, torch.__version__, str(asked.place), protocol, str(asked.model))
-    digest = hashlib.sha256(weights.digest + contents + json.dumps(about).encode())
-    return home / "logits" / f"{digest.hexdigest()}.safetensors"
-
-
-def _read_kept(file: Path) -> Predictions | None:
-    try:
-        found = safetensors.torch.load_file(file)
-        return Predictions(found["logits"], found["labels"], found["indices"], ())
-    except (OSError, KeyError, safetensors.SafetensorError):
-        return None
-
-
-def _keep(file: Path, part: Predictions) -> None:
-    """Whoever has no room or right there does without."""
-    tensors = {"logits": part.logits, "labels": part.labels, "indices": part.indices}
-    with contextlib.suppress(Exception):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, safetensors.torch.save(tensors))
