@@ -193,5 +193,9 @@ def test_a_bad_box_is_left_out_of_the_score_as_of_the_training(run, trained, tmp
     out.write_text("JPEGImages/a.png#box 2\n")
     done = run("evaluate", trained, other, "-j", 0, "--exclude", out, "--json")
     assert [each["support"] for each in json.loads(done.stdout)["per_class"]] == [2, 0]
+    drawn = run("visualize", other, tmp_path / "drawn", "--exclude", out)
+    assert drawn.exit_code == 0
+    assert len(list((tmp_path / "drawn").rglob("*.png"))) == 1  # the other one is held out
+    assert run("visualize", other, tmp_path / "no").exit_code == 2
     named = run("evaluate", trained, "digits", "--exclude", out)
     assert named.exit_code == 2

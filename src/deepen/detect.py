@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -123,7 +123,7 @@ def visualize(
     split: str | None = None,
     most: int = 24,
     least_score: float = 0.5,
-    data_dir: str | Path | None = None,
+    exclude: Collection[str] = (),
     device: str | None = None,
 ) -> list[Path]:
     """Draw what is said of pictures, and beside it what a detector finds, as PNG files.
@@ -135,7 +135,7 @@ def visualize(
         split: train, val, test; the training pictures when left out.
         most: pictures at most, evenly spaced.
         least_score: of what is drawn.
-        data_dir: where named data sets lie.
+        exclude: pictures and boxes to leave out, as for `train`.
         device: the fastest there is when left out.
 
     Returns:
@@ -146,7 +146,7 @@ def visualize(
     """
     folder = _folder(output)
     finder = None if weights is None else Finder(weights, device=str(pick_device(device)))
-    source = open_source(str(data), data_dir=None if data_dir is None else Path(data_dir))
+    source = open_source(str(data), exclude=exclude)
     if split is not None and split not in source.splits:
         raise InputError(f"--split {split}: {data} has {', '.join(source.splits)}")
     pictures = source.splits[SPLIT_FOLDERS[split or "train"]]

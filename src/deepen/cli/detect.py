@@ -178,6 +178,9 @@ def visualize(
         Path | None, typer.Option(help="Of a detector, whose boxes are drawn beside.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help="A list of pictures and boxes to leave out.")
+    ] = None,
     most: Annotated[int, typer.Option(min=1, help="Pictures at most, evenly spaced.")] = 24,
     least_score: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out what is less probable.")
@@ -186,12 +189,14 @@ def visualize(
 ) -> None:
     """Draw what is said of pictures, and beside it what a detector finds."""
     from deepen import detect  # imports torch
+    from deepen.data.lists import read_list
 
     files = detect.visualize(
         data,
         output,
         weights=weights,
         split=split,
+        exclude=() if exclude is None else read_list(exclude),
         most=most,
         least_score=least_score,
         device=device,
